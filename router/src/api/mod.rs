@@ -1,0 +1,1 @@
+//! HTTP routes: the only place with wire types of TGI and OpenAI. Called by `main`.

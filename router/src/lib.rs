@@ -1,0 +1,16 @@
+//! The router: HTTP, validation, text to tokens and back, scheduling.
+//!
+//! `api` turns JSON into a request and events into JSON; `validation` is the only maker of
+//! `ValidRequest`; `text` holds tokenizers, chat templates, detokenisation and stop strings;
+//! `engine` is a pure state machine; `driver` is the one task that owns it; `shard` is the link to
+//! the shards. The engine never sees text, and nothing outside `shard::grpc` sees protobuf.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod driver;
+pub mod engine;
+pub mod metrics;
+pub mod request;
+pub mod shard;
+pub mod text;
+pub mod validation;

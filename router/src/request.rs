@@ -1,0 +1,128 @@
+//! The types that cross the border between the HTTP edge and the engine.
+//!
+//! `validation` makes a `ValidRequest`; the driver takes it and answers with `GenerationEvent`s.
+//! No text, no JSON, no protobuf here: token ids and numbers only.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How the next token is chosen; the same fields as the step protocol's `SamplingParameters`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// False = greedy argmax after penalties.
+    pub do_sample: bool,
+    /// > 0; 1 = off.
+    pub temperature: f32,
+    /// 0 = off.
+    pub top_k: u32,
+    /// (0, 1]; 1 = off.
+    pub top_p: f32,
+    /// (0, 1]; 1 = off.
+    pub typical_p: f32,
+    /// > 0; 1 = off.
+    pub repetition_penalty: f32,
+    /// [-2, 2]; 0 = off.
+    pub frequency_penalty: f32,
+    /// [-2, 2]; 0 = off.
+    pub presence_penalty: f32,
+    pub seed: u64,
+    /// Best tokens reported beside the chosen one.
+    pub top_n_tokens: u32,
+}
+
+/// A request that passed every check: `prompt_ids` is not empty and
+/// `prompt_ids.len() + max_new_tokens <= max_total_tokens`. Only `validation` makes one.
+#[derive(Debug, Clone)]
+pub struct ValidRequest {
+    pub(crate) prompt_ids: Arc<[u32]>,
+    pub(crate) sampling: Sampling,
+    /// >= 1, exact.
+    pub(crate) max_new_tokens: u32,
+    /// Tokens that end the generation with `FinishReason::Eos`; empty = never.
+    pub(crate) eos_ids: Arc<[u32]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenLogprob {
+    pub id: u32,
+    pub logprob: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// `max_new_tokens` were generated.
+    Length,
+    /// An end-of-sequence token was generated.
+    Eos,
+}
+
+/// Where a request's time went, for headers, logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    pub queued: Instant,
+    /// First step that held tokens of this request.
+    pub started: Instant,
+}
+
+/// What a request's receiver sees, in order: tokens, the last with a finish reason; or one failure.
+#[derive(Debug, Clone)]
+pub enum GenerationEvent {
+    Token {
+        token: TokenLogprob,
+        /// Best first; empty unless asked for.
+        top: Vec<TokenLogprob>,
+        finish: Option<FinishReason>,
+        timing: Timing,
+        /// When the driver got the token from the shard.
+        at: Instant,
+    },
+    Failed(GenerationError),
+}
+
+/// Why a running or waiting request ended without a finish reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GenerationError {
+    /// The shard reported an error for this sequence or step, or died.
+    #[error("Request failed during generation: Server error: {0}")]
+    Shard(String),
+    /// The server is stopping.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// What the shard said of itself after `Info` and `Plan`; fixed for the life of the process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShardInfo {
+    pub architecture: String,
+    pub dtype: String,
+    /// "awq" or "".
+    pub quantize: String,
+    pub device_type: String,
+    pub vocab_size: u32,
+    pub max_positions: u32,
+    pub block_size: u32,
+    pub n_blocks: u32,
+    pub kv_bytes_per_token: u64,
+    pub max_steps_in_flight: u32,
+}
+
+/// Token limits after defaults are resolved against the model and the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_input_tokens: u32,
+    pub max_total_tokens: u32,
+    pub max_batch_prefill_tokens: u32,
+    pub max_batch_total_tokens: u64,
+    /// Sequences running at once.
+    pub max_batch_size: u32,
+}
+
+/// Age of the engine's last progress, for health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineStatus {
+    pub shard_ready: bool,
+    pub running: usize,
+    pub waiting: usize,
+    /// Since the last step's reply; zero when idle.
+    pub last_step_age: Duration,
+}

@@ -1,0 +1,1 @@
+//! The link to the shards. `grpc` is the only place with protobuf types.
