@@ -1,0 +1,34 @@
+//! The one error of a conversion. Built by every file of `convert`; shown by main as one line.
+//! Must never hide which file and which tensor or key was at fault.
+
+use std::path::PathBuf;
+
+/// Why a GGUF could not be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The operating system refused a read or write.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The file is not a GGUF, or contradicts itself or its size.
+    #[error("damaged GGUF: {0}")]
+    Damaged(String),
+    /// The file is well-formed, but of a kind that cannot be converted.
+    #[error("unsupported GGUF: {0}")]
+    Unsupported(String),
+    /// A weight that the chosen format cannot hold.
+    #[error("tensor {tensor}: {reason}")]
+    Weight {
+        /// GGUF name.
+        tensor: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// An argument of the subcommand.
+    #[error("{0}")]
+    Argument(String),
+}
