@@ -1,0 +1,132 @@
+"""Processes: signals, drain, crashes of a child, no orphans, health before and after readiness, logs, metrics."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import requests
+
+from conftest import golden
+from server import Server, alive, until
+
+PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
+LONG = {"inputs": PROMPT, "parameters": {"max_new_tokens": 150, "details": True}}
+
+
+@pytest.fixture
+def server(models):
+    with Server("--model-id", models.smollm2_v1_awq()) as running:
+        yield running
+
+
+def named(server, name):
+    """The pid of the server's child whose executable is ``name``."""
+    for pid in server.family():
+        if os.readlink(f"/proc/{pid}/exe").endswith("/" + name):
+            return pid
+    raise AssertionError(f"no {name} among {server.family()}")
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(server, sig):
+    """A running stream ends as it would have; then everything exits with code 0."""
+    expected = server.post("/generate", LONG).json()
+    events = server.stream("/generate_stream", LONG)
+    seen = [next(events)]
+    family = server.family()
+    server.process.send_signal(sig)
+    seen += list(events)
+    assert seen[-1]["generated_text"] == expected["generated_text"]
+    assert server.process.wait(30) == 0
+    until(lambda: not alive(family), 5, "all processes gone")
+    assert "signal received, starting graceful shutdown" in server.output()
+
+
+def test_a_second_signal_ends_at_once(server):
+    events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
+    next(events)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 5
+
+
+def test_a_killed_launcher_leaves_no_orphan(server):
+    family = server.family()
+    assert len(family) >= 2
+    server.process.kill()
+    until(lambda: not alive(family), 5, "children died with the launcher")
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("text-generation-shard", "ShardFailed"), ("text-generation-router", "WebserverFailed")],
+)
+def test_a_killed_child_ends_the_service(server, name, words):
+    family = server.family()
+    os.kill(named(server, name), signal.SIGKILL)
+    assert server.process.wait(30) == 1
+    until(lambda: not alive(family), 5, "nothing left")
+    server.reader.join(5)
+    assert server.output().strip().splitlines()[-1].startswith("Error: " + words)
+
+
+def test_a_killed_shard_fails_its_requests_clearly(server):
+    events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
+    next(events)
+    os.kill(named(server, "text-generation-shard"), signal.SIGKILL)
+    last = list(events)[-1]
+    assert last["error_type"] == "generation"
+    assert last["error"].startswith("Request failed during generation: Server error: ")
+
+
+def test_log_lines_that_scripts_look_for(server):
+    for words in ("Starting shard", "Shard ready in", "Starting Webserver", "Connected"):
+        assert words in server.output(), words
+
+
+def test_json_output(models):
+    with Server("--model-id", models.tiny_v1_awq(), "--json-output") as server:
+        server.generate("a", max_new_tokens=2)
+    parsed = [json.loads(line) for line in server.lines if line.startswith("{")]
+    assert len(parsed) > 5 and all("timestamp" in p and "level" in p for p in parsed)
+    assert not [line for line in server.lines if line and not line.startswith("{")]
+
+
+def test_metrics_count_requests_once(models):
+    with Server("--model-id", models.tiny_v1_awq()) as server:
+        server.generate("a", max_new_tokens=3)
+        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2})
+        server.post("/generate", {"inputs": ""})
+        text = requests.get(server.url + "/metrics", timeout=5).text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert values["tgi_request_count"] == "3"
+    assert values["tgi_request_success"] == "2"
+    assert values['tgi_request_failure{err="validation"}'] == "1"
+    assert values["tgi_request_generated_tokens_sum"] == "5"
+    assert values["tgi_request_duration_count"] == "2"
+    assert values["tgi_queue_size"] == "0"
+    assert int(values['tgi_batch_inference_count{method="decode"}']) >= 3
+
+
+def test_two_servers_side_by_side(models, tiny):
+    with Server("--model-id", models.tiny_v1_awq()) as other:
+        body = {"inputs": "the thing", "parameters": {"max_new_tokens": 5}}
+        assert other.post("/generate", body).json() == tiny.post("/generate", body).json()
+
+
+def test_flags_from_the_environment(models):
+    env = {"MODEL_ID": str(models.tiny_v1_awq()), "MAX_TOTAL_TOKENS": "300", "MAX_INPUT_TOKENS": "200"}
+    with Server(env=env) as server:
+        info = requests.get(server.url + "/info", timeout=5).json()
+    assert (info["max_total_tokens"], info["max_input_tokens"]) == (300, 200)
+
+
+def test_flags_without_effect_warn_once(models):
+    with Server("--model-id", models.tiny_v1_awq(), "--disable-custom-kernels", "--watermark-gamma", 0.5) as server:
+        pass
+    for flag in ("--disable-custom-kernels", "--watermark-gamma"):
+        assert len([line for line in server.lines if flag in line and "WARN" in line]) == 1, flag
