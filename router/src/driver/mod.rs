@@ -1,0 +1,156 @@
+//! The one task that owns the engine: a loop over a closed `enum Event`.
+//!
+//! HTTP handlers hold an `EngineHandle`; dropping a `Generation` cancels its request. Text never
+//! gets here. This folder holds time and channels, `engine` holds every decision.
+//!
+//! `main` starts it once the shard is planned:
+//! ```ignore
+//! let shard = shard::grpc::connect(&path).await?.plan(limits).await?;
+//! let (engine, stopped) = driver::start(shard.link, &shard.info, shard.limits, metrics)?;
+//! ```
+//! and awaits `stopped` beside everything else: when it yields an error the process must exit with 1.
+
+mod event_loop;
+mod shared;
+mod step_metrics;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::{Engine, EngineConfig, EngineConfigError, SeqId};
+use crate::metrics::Metrics;
+use crate::request::{
+    EngineStatus, FinishReason, GenerationError, GenerationEvent, Limits, ShardInfo, ValidRequest,
+};
+use crate::shard::ShardLink;
+use event_loop::{Driver, Event};
+use shared::Shared;
+
+/// Why the driver stopped without being asked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    #[error("Shard lost: {0}")]
+    ShardLost(String),
+    #[error("the driver panicked: {0}")]
+    Panicked(String),
+}
+
+/// Submits requests to the driver. Cloned into every handler.
+#[derive(Clone)]
+pub struct EngineHandle {
+    events: flume::Sender<Event>,
+    shared: Arc<Shared>,
+}
+
+/// One submitted request. Dropping it cancels the request and frees its blocks.
+pub struct Generation {
+    seq_id: SeqId,
+    received: mpsc::UnboundedReceiver<GenerationEvent>,
+    events: flume::Sender<Event>,
+    /// The last event was handed out.
+    ended: bool,
+}
+
+/// Starts the driver on the current tokio runtime. The returned future ends with `Ok` after a drain
+/// (or when every handle is gone) and with the reason when the shard is lost or the driver panics;
+/// by then every request has got its last event.
+///
+/// # Errors
+/// When the limits and the shard's plan leave some admissible request without room.
+pub fn start<L: ShardLink>(
+    link: L,
+    info: &ShardInfo,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+) -> Result<(EngineHandle, impl Future<Output = Result<(), DriverError>> + Send + use<L>), EngineConfigError>
+{
+    let engine = Engine::new(EngineConfig::new(info, &limits)?);
+    let shared = Arc::new(Shared::new(Instant::now()));
+    let (events, queue) = flume::unbounded();
+    let driver = Driver::new(engine, link, queue, metrics, shared.clone());
+    let task = tokio::spawn(driver.run());
+    let stopped = async move {
+        match task.await {
+            Ok(result) => result,
+            Err(error) => Err(DriverError::Panicked(match error.try_into_panic() {
+                Ok(panic) => panic_message(panic.as_ref()),
+                Err(error) => error.to_string(),
+            })),
+        }
+    };
+    Ok((EngineHandle { events, shared }, stopped))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_string())
+}
+
+impl EngineHandle {
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// Only when the driver is gone (the process is stopping).
+    pub fn submit(&self, request: ValidRequest) -> Result<Generation, GenerationError> {
+        let seq_id = self.shared.next_seq_id();
+        let (sender, received) = mpsc::unbounded_channel();
+        let event = Event::NewRequest { seq_id, request, receiver: sender, queued: Instant::now() };
+        self.events.send(event).map_err(|_| GenerationError::ShuttingDown)?;
+        // The driver stops by setting its flag, emptying the channel and closing it, in this order: an
+        // event sent after the emptying is never seen, but then the flag is.
+        if self.shared.is_stopped() {
+            return Err(GenerationError::ShuttingDown);
+        }
+        Ok(Generation { seq_id, received, events: self.events.clone(), ended: false })
+    }
+
+    pub fn status(&self) -> EngineStatus {
+        self.shared.status(Instant::now())
+    }
+
+    /// Refuses requests submitted from now on and waits until all earlier ones have ended; then the
+    /// driver stops. Returns at once when it already has.
+    pub async fn drain(&self) {
+        let (done, drained) = oneshot::channel();
+        if self.events.send(Event::Drain(done)).is_ok() && !self.shared.is_stopped() {
+            let _ = drained.await; // fails when the driver stopped for another reason
+        }
+    }
+}
+
+impl Generation {
+    /// The next event; `None` after the last one.
+    pub async fn next(&mut self) -> Option<GenerationEvent> {
+        if self.ended {
+            return None;
+        }
+        // The channel closes early only when the driver is gone.
+        let event = self.received.recv().await;
+        let event = event.unwrap_or(GenerationEvent::Failed(GenerationError::ShuttingDown));
+        self.ended = is_last(&event);
+        Some(event)
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.events.send(Event::Cancel(self.seq_id)); // fails when the driver is gone
+        }
+    }
+}
+
+/// True for the event after which a request has none.
+fn is_last(event: &GenerationEvent) -> bool {
+    matches!(
+        event,
+        GenerationEvent::Failed(_)
+            | GenerationEvent::Token { finish: Some(FinishReason::Length | FinishReason::Eos), .. }
+    )
+}

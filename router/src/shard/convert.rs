@@ -1,0 +1,161 @@
+//! The engine's step types to protocol messages and back. Called by `shard::grpc` only.
+//!
+//! Going out cannot fail; coming in, every message is checked for the fields the protocol promises.
+
+use std::time::Duration;
+
+use text_generation_proto::shard as proto;
+
+use super::ShardError;
+use crate::engine::{
+    PlannedRow, PlannedStep, RowInput, RowOutcome, SampledToken, SeqId, StartSequence, StepOutcome,
+};
+use crate::request::{Sampling, ShardInfo, TokenLogprob};
+
+pub(super) fn step_to_proto(step: PlannedStep) -> proto::StepRequest {
+    proto::StepRequest {
+        step_id: step.step_id,
+        forget: step.forget.into_iter().map(|seq_id| seq_id.0).collect(),
+        rows: step.rows.into_iter().map(row_to_proto).collect(),
+    }
+}
+
+fn row_to_proto(row: PlannedRow) -> proto::Row {
+    let input = match row.input {
+        RowInput::Prompt { ids, chunk } => {
+            proto::row::Input::TokenIds(proto::TokenIds { ids: ids[chunk].to_vec() })
+        }
+        RowInput::LastSampled => proto::row::Input::LastSampled(proto::LastSampled {}),
+    };
+    proto::Row {
+        sequence_id: row.seq_id.0,
+        start: row.start.map(start_to_proto),
+        position: row.position,
+        new_blocks: row.new_blocks,
+        input: Some(input),
+        sample: row.sample,
+    }
+}
+
+fn start_to_proto(start: StartSequence) -> proto::StartSequence {
+    proto::StartSequence {
+        sampling: Some(sampling_to_proto(start.sampling)),
+        prompt_length: start.prompt_length,
+        cached_ids: Vec::new(),
+    }
+}
+
+fn sampling_to_proto(sampling: Sampling) -> proto::SamplingParameters {
+    proto::SamplingParameters {
+        do_sample: sampling.do_sample,
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        typical_p: sampling.typical_p,
+        repetition_penalty: sampling.repetition_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        presence_penalty: sampling.presence_penalty,
+        seed: sampling.seed,
+        top_n_tokens: sampling.top_n_tokens,
+    }
+}
+
+/// `n_blocks` is left 0: only the plan tells it.
+pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, ShardError> {
+    if info.world_size != 1 {
+        let message = format!("it is one of {} shards, expected a single one", info.world_size);
+        return Err(ShardError::Protocol(message));
+    }
+    Ok(ShardInfo {
+        architecture: info.architecture,
+        dtype: info.dtype,
+        quantize: info.quantize,
+        device_type: info.device_type,
+        vocab_size: info.vocab_size,
+        max_positions: info.max_positions,
+        block_size: info.block_size,
+        n_blocks: 0,
+        kv_bytes_per_token: info.kv_bytes_per_token,
+        max_steps_in_flight: info.max_steps_in_flight,
+    })
+}
+
+pub(super) fn outcome_from_proto(reply: proto::StepReply) -> Result<StepOutcome, ShardError> {
+    let results = reply.results.into_iter().map(row_from_proto);
+    Ok(StepOutcome {
+        step_id: reply.step_id,
+        results: results.collect::<Result<_, _>>()?,
+        compute: Duration::from_nanos(reply.compute_ns),
+    })
+}
+
+fn row_from_proto(row: proto::RowResult) -> Result<RowOutcome, ShardError> {
+    let missing = |what| ShardError::Protocol(format!("sequence {}'s result has no {what}", row.sequence_id));
+    let result = match row.outcome {
+        Some(proto::row_result::Outcome::Sampled(sampled)) => Ok(SampledToken {
+            token: token_from_proto(&sampled.token.ok_or_else(|| missing("token"))?),
+            top: sampled.top.iter().map(token_from_proto).collect(),
+        }),
+        Some(proto::row_result::Outcome::Error(message)) => Err(message),
+        None => return Err(missing("outcome")),
+    };
+    Ok(RowOutcome { seq_id: SeqId(row.sequence_id), result })
+}
+
+fn token_from_proto(token: &proto::TokenLogprob) -> TokenLogprob {
+    TokenLogprob { id: token.id, logprob: token.logprob }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampled(id: u32) -> proto::row_result::Outcome {
+        let token = Some(proto::TokenLogprob { id, logprob: -0.5 });
+        let top = vec![proto::TokenLogprob { id: 9, logprob: -0.25 }];
+        proto::row_result::Outcome::Sampled(proto::Sampled { token, top })
+    }
+
+    #[test]
+    fn replies_are_checked_for_promised_fields() {
+        let reply = |outcome| proto::StepReply {
+            step_id: 3,
+            results: vec![proto::RowResult { sequence_id: 7, outcome }],
+            compute_ns: 1_500,
+        };
+        let good = outcome_from_proto(reply(Some(sampled(4)))).expect("complete");
+        let token = TokenLogprob { id: 4, logprob: -0.5 };
+        let top = vec![TokenLogprob { id: 9, logprob: -0.25 }];
+        let result = Ok(SampledToken { token, top });
+        assert_eq!(good.results, [RowOutcome { seq_id: SeqId(7), result }]);
+        assert_eq!((good.step_id, good.compute), (3, Duration::from_nanos(1_500)));
+
+        let failed = outcome_from_proto(reply(Some(proto::row_result::Outcome::Error("nan".into()))));
+        assert_eq!(failed.expect("complete").results[0].result, Err("nan".into()));
+
+        let no_token = proto::row_result::Outcome::Sampled(proto::Sampled::default());
+        for (outcome, what) in [(None, "outcome"), (Some(no_token), "token")] {
+            let error = outcome_from_proto(reply(outcome)).expect_err("incomplete").to_string();
+            assert!(error.ends_with(&format!("sequence 7's result has no {what}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_row_carries_its_chunk_of_the_prompt() {
+        let row = |input, start| PlannedRow {
+            seq_id: SeqId(5),
+            start,
+            position: 2,
+            new_blocks: vec![8],
+            input,
+            sample: true,
+        };
+        let prompt = RowInput::Prompt { ids: vec![10, 11, 12, 13].into(), chunk: 2..4 };
+        let got = row_to_proto(row(prompt, None));
+        let ids = proto::TokenIds { ids: vec![12, 13] };
+        assert_eq!(got.input, Some(proto::row::Input::TokenIds(ids)));
+        assert_eq!((got.sequence_id, got.position, got.new_blocks, got.sample), (5, 2, vec![8], true));
+        let got = row_to_proto(row(RowInput::LastSampled, None));
+        assert_eq!(got.input, Some(proto::row::Input::LastSampled(proto::LastSampled {})));
+    }
+}
