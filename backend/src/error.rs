@@ -12,14 +12,21 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+    /// A JSON file of the model folder says something impossible.
     #[error("{path}: {detail}")]
     Config { path: PathBuf, detail: String },
+    /// A weight file, or the index of several, is damaged or lies about itself.
     #[error("{path}: {detail}")]
     Safetensors { path: PathBuf, detail: String },
+    /// A tensor is missing, or is not what the model's configuration asks for.
     #[error("tensor `{name}`: {detail}")]
     Tensor { name: String, detail: String },
+    /// A sound checkpoint of a kind that is not served.
     #[error("{0}")]
     Unsupported(String),
+    /// The limits asked for cannot be met by this model or this machine.
+    #[error("{0}")]
+    Plan(String),
     #[error("not enough memory for {what}: {bytes} bytes")]
     Memory { what: &'static str, bytes: usize },
 }

@@ -9,5 +9,6 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod memory_plan;
 pub mod ops;
 pub mod weights;

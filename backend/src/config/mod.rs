@@ -3,6 +3,15 @@
 //! Read once by `main` through `ModelConfig::from_dir`; every size in it has been checked against
 //! sane limits, so later code may multiply them without overflow. Never touches weights.
 
+mod family;
+pub(crate) mod fields;
+mod quantization;
+
+use std::path::Path;
+
+use crate::error::LoadError;
+use fields::Fields;
+
 /// The tensor naming and small differences of a model family; data for the one decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -53,10 +62,49 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding and of the logits, padding included.
     pub vocab: usize,
+    /// Longest sequence the model was made for; for a model with sliding-window attention at most the
+    /// window, within which full and windowed attention are the same.
     pub max_positions: usize,
     pub norm_eps: f32,
     pub rope: RopeConfig,
     /// lm_head is the embedding matrix.
     pub tied: bool,
     pub quantization: Quantization,
+}
+
+impl ModelConfig {
+    /// Reads config.json, and quant_config.json where there is one, of the model folder `dir`.
+    /// `quantize` is the `--quantize` flag; it can only confirm what the files say.
+    ///
+    /// # Errors
+    /// A missing folder or file, JSON that is not an object, a size outside its limits, an
+    /// architecture, activation, rope scaling or quantization that is not supported, files that
+    /// contradict each other or `quantize`.
+    pub fn from_dir(dir: &Path, quantize: Option<&str>) -> Result<ModelConfig, LoadError> {
+        check_folder(dir)?;
+        let path = dir.join("config.json");
+        if !path.exists() {
+            let detail = "not found; expected a Hugging Face model folder with config.json".to_owned();
+            return Err(LoadError::Config { path, detail });
+        }
+        let fields = Fields::read(&path)?;
+        let detected = family::detect(&fields)?;
+        let quantization = quantization::read(dir, &fields, quantize)?;
+        family::parse(&fields, detected, quantization)
+    }
+
+    /// Columns of q, k and v of one row together.
+    pub fn qkv_width(&self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+    }
+}
+
+/// Fails clearly where `dir` is not a folder.
+pub(crate) fn check_folder(dir: &Path) -> Result<(), LoadError> {
+    let detail = match std::fs::metadata(dir) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => "is a file; expected a model folder (config.json, *.safetensors, tokenizer)".to_owned(),
+        Err(error) => format!("no model folder here ({error}); check --model-id"),
+    };
+    Err(LoadError::Config { path: dir.to_path_buf(), detail })
 }

@@ -1,0 +1,90 @@
+//! A tensor of a checkpoint: name, type, shape and bytes.
+//!
+//! Made by `Checkpoint`, read by the packers of `ops`. A tensor's byte range has been checked
+//! against its storage and its shape; nothing here allocates but `to_f32`.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+#[cfg(target_endian = "big")]
+compile_error!("checkpoints are little-endian and are read in place");
+
+/// Element type of a stored tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    F16,
+    BF16,
+    F32,
+    I32,
+}
+
+impl DType {
+    pub fn size(self) -> usize {
+        match self {
+            DType::F16 | DType::BF16 => 2,
+            DType::F32 | DType::I32 => 4,
+        }
+    }
+}
+
+/// Bytes that tensors lie in: a mapped file, or in tests a `Vec<u8>`.
+pub trait Storage: AsRef<[u8]> + Send + Sync {
+    /// Tells that the bytes in `range` are not needed soon. Their contents stay the same.
+    fn release(&self, range: Range<usize>) {
+        let _ = range;
+    }
+}
+
+impl Storage for Vec<u8> {}
+
+/// A row-major tensor inside a mapped file. Cheap to clone; keeps the mapping alive.
+#[derive(Clone)]
+pub struct Tensor {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// The mapped file (or, in tests, owned bytes).
+    pub data: Arc<dyn Storage>,
+    /// This tensor's bytes in `data`; its length is `shape.product() * dtype.size()`.
+    pub range: Range<usize>,
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?} {:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+impl Tensor {
+    pub fn bytes(&self) -> &[u8] {
+        &(*self.data).as_ref()[self.range.clone()]
+    }
+
+    /// The elements as `T`, whose size must be the dtype's; copied only where the file has them unaligned.
+    pub fn elements<T: bytemuck::Pod>(&self) -> Cow<'_, [T]> {
+        assert_eq!(size_of::<T>(), self.dtype.size(), "invariant: elements are read as their own type");
+        match bytemuck::try_cast_slice(self.bytes()) {
+            Ok(elements) => Cow::Borrowed(elements),
+            Err(_) => self.bytes().chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect(),
+        }
+    }
+
+    /// All elements, row-major, as float32 (exact but for int32 past 2^24).
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            DType::F16 => self.elements::<f16>().to_f32_vec(),
+            DType::BF16 => self.elements::<bf16>().to_f32_vec(),
+            DType::F32 => self.elements::<f32>().into_owned(),
+            DType::I32 => self.elements::<i32>().iter().map(|&n| n as f32).collect(),
+        }
+    }
+
+    /// Lets go of the resident pages once the tensor has been repacked; it can still be read.
+    pub fn release(&self) {
+        self.data.release(self.range.clone());
+    }
+}
