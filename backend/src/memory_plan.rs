@@ -49,7 +49,7 @@ pub struct MemoryPlan {
 
 /// Bytes of K and V of one token in all layers, elements of `element_bytes`.
 pub fn kv_bytes_per_token(config: &ModelConfig, element_bytes: usize) -> usize {
-    2 * config.n_layers * config.n_kv_heads * config.head_dim * element_bytes
+    (2 * config.n_layers * config.n_kv_heads * config.head_dim).saturating_mul(element_bytes)
 }
 
 /// Fails when weights of `weight_bytes` cannot fit into `available_bytes`; for before they are loaded.
@@ -74,7 +74,7 @@ pub fn check_weights_fit(weight_bytes: usize, available_bytes: usize) -> Result<
 /// sizes that do not fit into the available memory.
 pub fn plan(config: &ModelConfig, inputs: &PlanInputs) -> Result<MemoryPlan, LoadError> {
     check_limits(config, inputs)?;
-    let block_bytes = BLOCK_SIZE * kv_bytes_per_token(config, inputs.kv_element_bytes);
+    let block_bytes = kv_bytes_per_token(config, inputs.kv_element_bytes).saturating_mul(BLOCK_SIZE);
     let workspace_bytes = workspace_bytes(config, inputs).ok_or_else(|| too_large("workspace", inputs))?;
     let least = inputs.max_total_tokens.div_ceil(BLOCK_SIZE);
     let n_blocks = match inputs.max_batch_total_tokens {

@@ -13,6 +13,9 @@ use crate::error::LoadError;
 /// Largest JSON file that is read: an index of 100,000 tensors takes about 10 MB.
 const MAX_JSON_BYTES: u64 = 64 << 20;
 
+/// Longest message about a file's contents.
+pub(crate) const MAX_DETAIL_CHARS: usize = 500;
+
 /// One JSON object and where it came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields {
@@ -55,13 +58,16 @@ impl Fields {
 
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, detail: impl std::fmt::Display) -> LoadError {
-        let detail = format!("`{}{key}`: {detail}", self.prefix);
-        LoadError::Config { path: self.path.clone(), detail }
+        LoadError::Config { path: self.path.clone(), detail: self.about(key, detail) }
     }
 
     /// A sound value that is not served: `key`'s file, then `detail`.
     pub(crate) fn unsupported(&self, key: &str, detail: impl std::fmt::Display) -> LoadError {
-        LoadError::Unsupported(format!("{}: `{}{key}`: {detail}", self.path.display(), self.prefix))
+        LoadError::Unsupported(format!("{}: {}", self.path.display(), self.about(key, detail)))
+    }
+
+    fn about(&self, key: &str, detail: impl std::fmt::Display) -> String {
+        clipped(format!("`{}{key}`: {detail}", self.prefix), MAX_DETAIL_CHARS)
     }
 
     fn wrong(&self, key: &str, expected: impl std::fmt::Display, got: &Value) -> LoadError {
@@ -107,9 +113,13 @@ impl Fields {
         })
     }
 
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false", value))
+    }
+
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool, LoadError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.wrong(key, "true or false", value))
+        Ok(self.flag(key)?.unwrap_or(default))
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, LoadError> {
@@ -157,12 +167,16 @@ impl Fields {
     }
 }
 
-/// A value as an error message shows it: never more than a line.
+/// A value as an error message shows it.
 pub(crate) fn shown(value: &Value) -> String {
-    const MAX_CHARS: usize = 80;
-    let text = value.to_string();
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+    clipped(value.to_string(), 80)
+}
+
+/// `text` cut to `max_chars`: a hostile file must not flood the log.
+pub(crate) fn clipped(mut text: String, max_chars: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(max_chars) {
+        text.truncate(end);
+        text.push_str("...");
     }
+    text
 }

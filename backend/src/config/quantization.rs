@@ -17,11 +17,11 @@ const GROUP_SIZES: [u64; 3] = [32, 64, 128];
 struct Described {
     fields: Fields,
     method: String,
-    bits: Option<(&'static str, Value)>,
-    group_size: Option<(&'static str, Value)>,
-    zero_point: bool,
-    /// Lower case; `gemm` if not given, as AutoAWQ does.
-    version: String,
+    bits: Option<Value>,
+    group_size: Option<Value>,
+    zero_point: Option<bool>,
+    /// Lower case.
+    version: Option<String>,
     not_converted: Vec<String>,
 }
 
@@ -34,62 +34,71 @@ pub(super) fn read(dir: &Path, config: &Fields, asked: Option<&str>) -> Result<Q
         true => Some(describe(Fields::read(&path)?, Some("awq"))?),
         false => None,
     };
-    if let (Some(first), Some(second)) = (&in_config, &in_file) {
-        check_agreement(first, second)?;
-    }
     let found = match (in_config, in_file) {
-        (Some(mut first), second) => {
-            if first.not_converted.is_empty() {
-                first.not_converted = second.map(|file| file.not_converted).unwrap_or_default();
-            }
-            Some(first)
-        }
-        (None, second) => second,
+        (Some(first), Some(second)) => Some(merge(first, second)?),
+        (first, second) => first.or(second),
     };
+    let quantization = found.as_ref().map_or(Ok(Quantization::None), checked)?;
     check_asked(dir, found.as_ref(), asked)?;
-    found.map_or(Ok(Quantization::None), |described| checked(&described))
+    Ok(quantization)
 }
 
 fn describe(fields: Fields, default_method: Option<&str>) -> Result<Described, LoadError> {
-    let owned = |found: Option<(&'static str, &Value)>| found.map(|(key, value)| (key, value.clone()));
+    let value = |keys| Ok::<_, LoadError>(fields.either(keys)?.map(|(_, value)| value.clone()));
     let version_key = fields.either(["version", "format"])?.map(|(key, _)| key);
-    let version = version_key.map(|key| fields.text(key)).transpose()?.flatten().map(str::to_lowercase);
+    let version = version_key.map(|key| fields.text(key)).transpose()?.flatten();
     // A section without a method can only be AutoAWQ's if it has AutoAWQ's own key.
     let implied = default_method.or(fields.get("w_bit").map(|_| "awq"));
-    let method = fields.text("quant_method")?.or(implied).map(str::to_lowercase);
-    let method = method.ok_or_else(|| fields.error("quant_method", "missing; expected \"awq\""))?;
+    let method = fields.text("quant_method")?.or(implied);
     Ok(Described {
-        method,
-        bits: owned(fields.either(["bits", "w_bit"])?),
-        group_size: owned(fields.either(["group_size", "q_group_size"])?),
-        zero_point: fields.flag_or("zero_point", true)?,
-        version: version.unwrap_or_else(|| "gemm".to_owned()),
+        method: method
+            .ok_or_else(|| fields.error("quant_method", "missing; expected \"awq\""))?
+            .to_lowercase(),
+        bits: value(["bits", "w_bit"])?,
+        group_size: value(["group_size", "q_group_size"])?,
+        zero_point: fields.flag("zero_point")?,
+        version: version.map(str::to_lowercase),
         not_converted: fields.texts("modules_to_not_convert")?,
         fields,
     })
 }
 
-/// Compares what config.json (`first`) and quant_config.json (`second`) say.
-fn check_agreement(first: &Described, second: &Described) -> Result<(), LoadError> {
-    let number = |found: &Option<(&'static str, Value)>| {
-        found.as_ref().map_or_else(|| "nothing".to_owned(), |(_, value)| shown(value))
-    };
-    let lists = |described: &Described| format!("{:?}", described.not_converted);
-    let one_list = first.not_converted.is_empty() || second.not_converted.is_empty();
-    let facts = [
-        ("method", first.method.clone(), second.method.clone()),
-        ("bits", number(&first.bits), number(&second.bits)),
-        ("group size", number(&first.group_size), number(&second.group_size)),
-        ("zero_point", first.zero_point.to_string(), second.zero_point.to_string()),
-        ("version", first.version.clone(), second.version.clone()),
-        ("modules_to_not_convert", lists(first), if one_list { lists(first) } else { lists(second) }),
-    ];
-    match facts.into_iter().find(|(_, one, other)| one != other) {
-        None => Ok(()),
-        Some((what, one, other)) => Err(second.fields.error(
-            what,
-            format_args!("{other} contradicts `quantization_config` of config.json, which says {one}; correct one of them"),
-        )),
+/// Joins what config.json (`first`) and quant_config.json (`second`) say, each of which may be silent.
+fn merge(first: Described, second: Described) -> Result<Described, LoadError> {
+    let from = &second.fields;
+    let lists =
+        [first.not_converted, second.not_converted].map(|list| Some(list).filter(|list| !list.is_empty()));
+    let [first_list, second_list] = lists;
+    agreed(from, "quant_method", Some(&first.method), Some(&second.method))?;
+    Ok(Described {
+        method: first.method,
+        bits: agreed(from, "bits", first.bits, second.bits)?,
+        group_size: agreed(from, "group_size", first.group_size, second.group_size)?,
+        zero_point: agreed(from, "zero_point", first.zero_point, second.zero_point)?,
+        version: agreed(from, "version", first.version, second.version)?,
+        not_converted: agreed(from, "modules_to_not_convert", first_list, second_list)?.unwrap_or_default(),
+        fields: first.fields,
+    })
+}
+
+/// The one value that either file gives; `from` is the second.
+fn agreed<T: PartialEq + serde::Serialize>(
+    from: &Fields,
+    key: &str,
+    first: Option<T>,
+    second: Option<T>,
+) -> Result<Option<T>, LoadError> {
+    match (first, second) {
+        (Some(first), Some(second)) if first != second => {
+            let [first, second] = [first, second].map(|value| shown(&serde_json::json!(value)));
+            Err(from.error(
+                key,
+                format_args!(
+                    "{second} contradicts `quantization_config` of config.json, which says {first}; correct one"
+                ),
+            ))
+        }
+        (first, second) => Ok(first.or(second)),
     }
 }
 
@@ -117,19 +126,21 @@ fn check_asked(dir: &Path, found: Option<&Described>, asked: Option<&str>) -> Re
     Err(LoadError::Unsupported(message))
 }
 
+/// Refuses everything but 4-bit AWQ "gemm" with zero points. Where a file is silent about the version
+/// or zero points, AutoAWQ's defaults hold.
 fn checked(described: &Described) -> Result<Quantization, LoadError> {
-    let Described { fields, method, version, .. } = described;
+    let Described { fields, method, .. } = described;
     if method != "awq" {
         let detail = format!(
             "{method:?} is not supported; give an AWQ (\"awq\", 4 bits) or an unquantized checkpoint"
         );
         return Err(fields.unsupported("quant_method", detail));
     }
-    if version != "gemm" {
+    if let Some(version) = described.version.as_ref().filter(|version| *version != "gemm") {
         let detail = format!("{version:?} is not supported; only the layout \"gemm\" is, requantize with it");
         return Err(fields.unsupported("version", detail));
     }
-    if !described.zero_point {
+    if described.zero_point == Some(false) {
         return Err(fields.unsupported("zero_point", "false is not supported; expected true"));
     }
     one_of(fields, "bits", described.bits.as_ref(), &[4])?;
@@ -137,16 +148,12 @@ fn checked(described: &Described) -> Result<Quantization, LoadError> {
     Ok(Quantization::Awq { group_size: group_size as usize, not_converted: described.not_converted.clone() })
 }
 
-fn one_of(
-    fields: &Fields,
-    name: &'static str,
-    found: Option<&(&'static str, Value)>,
-    allowed: &[u64],
-) -> Result<u64, LoadError> {
-    let Some((key, value)) = found else {
-        return Err(fields.error(name, format_args!("missing; expected one of {allowed:?}")));
+fn one_of(fields: &Fields, key: &str, found: Option<&Value>, allowed: &[u64]) -> Result<u64, LoadError> {
+    let Some(value) = found else {
+        return Err(fields.error(key, format_args!("missing; expected one of {allowed:?}")));
     };
-    value.as_u64().filter(|number| allowed.contains(number)).ok_or_else(|| {
+    let number = value.as_u64().filter(|number| allowed.contains(number));
+    number.ok_or_else(|| {
         fields.unsupported(key, format_args!("expected one of {allowed:?}, got {}", shown(value)))
     })
 }

@@ -13,6 +13,7 @@ use super::files;
 use super::header::{self, Entry};
 use super::mmap::MappedFile;
 use super::tensor::{DType, Tensor};
+use crate::config::fields::{MAX_DETAIL_CHARS, clipped};
 use crate::error::LoadError;
 
 const FLOATS: &[DType] = &[DType::F16, DType::BF16, DType::F32];
@@ -42,7 +43,10 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path, expected: &[String]) -> Result<(), LoadError> {
-        let error = |detail| LoadError::Safetensors { path: path.to_path_buf(), detail };
+        let error = |detail| LoadError::Safetensors {
+            path: path.to_path_buf(),
+            detail: clipped(detail, MAX_DETAIL_CHARS),
+        };
         let map = MappedFile::open(path)?;
         let entries = header::parse(map.as_ref()).map_err(error)?;
         let file_idx = self.files.len();

@@ -23,11 +23,12 @@ impl MappedFile {
     /// Maps `path`, a regular file, and asks the kernel to start reading it.
     pub fn open(path: &Path) -> Result<MappedFile, LoadError> {
         let io = |source| LoadError::Io { path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
+        // Before opening, which would wait for a writer if this is a pipe.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
             let detail = "expected a regular file".to_owned();
             return Err(LoadError::Safetensors { path: path.to_path_buf(), detail });
         }
+        let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is private and read-only, and lives as long as the `Mmap`. Nobody is
         // supposed to change the file meanwhile (see above); readers check numbers, not trust them,
         // so changed bytes can make wrong results but no wrong memory access.
