@@ -1,7 +1,7 @@
 //! The one error of a conversion. Built by every file of `convert`; shown by main as one line.
 //! Must never hide which file and which tensor or key was at fault.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a GGUF could not be converted.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +21,9 @@ pub enum ConvertError {
     #[error("unsupported GGUF: {0}")]
     Unsupported(String),
     /// A weight that the chosen format cannot hold.
-    #[error("tensor {tensor}: {reason}")]
+    #[error("tensor {tensor:?}: {reason}")]
     Weight {
-        /// GGUF name.
+        /// Its name in the GGUF.
         tensor: String,
         /// What does not fit.
         reason: String,
@@ -31,4 +31,11 @@ pub enum ConvertError {
     /// An argument of the subcommand.
     #[error("{0}")]
     Argument(String),
+}
+
+impl ConvertError {
+    /// For `map_err`: names the file or folder that an operation was about.
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_path_buf(), source }
+    }
 }

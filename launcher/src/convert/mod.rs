@@ -3,11 +3,33 @@
 //! Called by the launcher for the subcommand and once for the starter model. Streams tensor by tensor, so memory
 //! stays small whatever the model's size. Must never leave a half-written OUT: the folder appears by one rename.
 
+mod awq;
+mod config;
+mod dequantize;
 mod error;
+mod gguf;
+mod json;
+mod layout;
+mod plan;
+mod source;
+mod staging;
+mod tokenizer;
+mod write;
 
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 
+use serde_json::Value;
+
+use config::Dims;
 pub use error::ConvertError;
+use gguf::{Gguf, Header};
+use staging::Staging;
+use tokenizer::Tokenizer;
+use write::Weights;
+
+/// Group sizes that the shard's kernels read.
+const GROUP_SIZES: [usize; 3] = [32, 64, 128];
 
 /// Arguments of the `convert` subcommand.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,6 +81,54 @@ pub struct ConvertReport {
 /// [`ConvertError`] when the GGUF is damaged or of an unsupported kind, or a file cannot be read or written;
 /// `args.out` is then as it was before.
 pub fn run(args: &ConvertArgs) -> Result<ConvertReport, ConvertError> {
-    let _ = args.format();
-    Err(ConvertError::Unsupported("this version converts nothing yet".into()))
+    let format = args.format();
+    check_format(format)?;
+    let staging = Staging::new(&args.out)?;
+    let gguf = Gguf::open(&args.gguf)?;
+    let dims = Dims::read(&gguf.header)?;
+    let plan = plan::plan(&dims, &gguf.header)?;
+    let texts = text_files(&gguf.header, &dims, format)?;
+    let weights = Weights::new(&gguf, &plan, format)?;
+    tracing::info!("Converting {} to {}", args.gguf.display(), args.out.display());
+    for (name, value) in texts {
+        staging
+            .write(name, &json::to_python_json(&value).map_err(|e| ConvertError::Damaged(e.to_string()))?)?;
+    }
+    let n_threads = available_parallelism().map_or(1, usize::from);
+    weights.write(&staging.path("model.safetensors"), n_threads)?;
+    staging.publish()?;
+    Ok(ConvertReport {
+        n_tensors: plan.len(),
+        n_quantized: weights.n_quantized,
+        n_parameters: plan.iter().map(|t| (t.source.n_rows() * t.source.n_cols()) as u64).sum(),
+        n_bytes: weights.n_bytes(),
+    })
+}
+
+fn check_format(format: Format) -> Result<(), ConvertError> {
+    match format {
+        Format::Awq { group_size } if !GROUP_SIZES.contains(&group_size) => Err(ConvertError::Argument(
+            format!("--group-size: expected one of {GROUP_SIZES:?}, got {group_size}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Every file but the weights.
+fn text_files(
+    header: &Header,
+    dims: &Dims,
+    format: Format,
+) -> Result<Vec<(&'static str, Value)>, ConvertError> {
+    let tokenizer = Tokenizer::read(header, dims)?;
+    let mut files = vec![
+        ("config.json", config::config(dims, header, format)?),
+        ("tokenizer.json", tokenizer.tokenizer_json()),
+        ("tokenizer_config.json", tokenizer.tokenizer_config(dims)?),
+        ("generation_config.json", config::generation_config(dims, header)?),
+    ];
+    if let Format::Awq { group_size } = format {
+        files.push(("quant_config.json", config::quant_config(group_size)));
+    }
+    Ok(files)
 }
