@@ -10,6 +10,8 @@ mod scheduler;
 mod sequence;
 mod step;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::naive_shard::{NaiveShard, token_at};
-use super::request;
+use crate::engine::testing::request;
 use crate::engine::{Engine, EngineConfig, Events, PlannedStep, RowInput, SeqId};
 use crate::request::{FinishReason, GenerationEvent};
 

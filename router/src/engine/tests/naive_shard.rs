@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::sampled;
+use crate::engine::testing::sampled;
 use crate::engine::{PlannedRow, PlannedStep, RowInput, RowOutcome, SeqId, StepOutcome};
 
 #[derive(Debug, Default)]

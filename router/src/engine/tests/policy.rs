@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Row, answer, config, forgotten, request, rows, sampled};
+use crate::engine::testing::{Row, answer, config, forgotten, request, rows, sampled};
 use crate::engine::{
     Engine, EngineConfig, EngineConfigError, PlannedStep, RowOutcome, SeqId, StepMismatch, StepOutcome,
 };
