@@ -1,0 +1,103 @@
+//! `tokenizer.json`, the vocabulary file of Hugging Face's tokenizers library.
+//!
+//! Called by `Tokenizer`. Encodes with the library; decoding goes by the table of token bytes that is
+//! built here once.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::Tokenizer as Library;
+
+use super::Encoding;
+use super::table::{MAX_TOKENS, TokenEntry, TokenTable};
+use super::token_decoder::{LeadingStrip, TokenDecoder};
+use crate::text::TextError;
+use crate::text::files::{MAX_VOCABULARY_BYTES, file_error, read_bounded};
+
+/// The library's tokenizer, without the file's truncation and padding (limits are the router's work).
+pub struct HfTokenizer {
+    library: Library,
+    /// A copy that does not parse special tokens, made when first needed.
+    literal: OnceLock<Library>,
+}
+
+/// What the file gives.
+pub struct Loaded {
+    pub encoder: HfTokenizer,
+    pub table: TokenTable,
+    pub leading_strip: Option<LeadingStrip>,
+}
+
+/// The sections that the library reads through untyped JSON. Reading them here first gives a syntax
+/// error the library would panic on.
+#[derive(Deserialize)]
+struct Sections {
+    #[serde(default)]
+    decoder: Value,
+    #[serde(default, rename = "normalizer")]
+    _normalizer: Value,
+    #[serde(default, rename = "pre_tokenizer")]
+    _pre_tokenizer: Value,
+    #[serde(default, rename = "post_processor")]
+    _post_processor: Value,
+}
+
+impl HfTokenizer {
+    pub fn from_file(path: &Path) -> Result<Loaded, TextError> {
+        let bytes = read_bounded(path, MAX_VOCABULARY_BYTES)?;
+        let sections: Sections = serde_json::from_slice(&bytes)
+            .map_err(|e| file_error(path, format!("is not a tokenizer: {e}")))?;
+        let mut library =
+            Library::from_bytes(&bytes).map_err(|e| file_error(path, format!("is not a tokenizer: {e}")))?;
+        library.with_padding(None);
+        library.with_truncation(None).map_err(|e| file_error(path, e.to_string()))?;
+        let decoder = TokenDecoder::new(&sections.decoder).map_err(|detail| file_error(path, detail))?;
+        let table = token_table(&library, &decoder).map_err(|detail| file_error(path, detail))?;
+        let encoder = Self { library, literal: OnceLock::new() };
+        Ok(Loaded { encoder, table, leading_strip: decoder.leading_strip })
+    }
+
+    /// Special tokens written out in the text become their ids.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
+        let encoding = self.library.encode(text, add_special_tokens).map_err(encode_error)?;
+        Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+    }
+
+    /// Special tokens written out in the text are characters like any other.
+    pub fn encode_literally(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let literal = self.literal.get_or_init(|| {
+            let mut library = self.library.clone();
+            library.set_encode_special_tokens(true);
+            library
+        });
+        Ok(literal.encode_fast(text, false).map_err(encode_error)?.get_ids().to_vec())
+    }
+
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.library.token_to_id(token)
+    }
+}
+
+fn encode_error(e: tokenizers::Error) -> TextError {
+    TextError::Encode(e.to_string())
+}
+
+/// The bytes of every token; added tokens are their own text, whatever the decoder.
+fn token_table(library: &Library, decoder: &TokenDecoder) -> Result<TokenTable, String> {
+    let vocabulary = library.get_vocab(false);
+    let added = library.get_added_tokens_decoder();
+    let n_tokens = vocabulary.values().chain(added.keys()).max().map_or(0, |&max| max as usize + 1);
+    if n_tokens == 0 || n_tokens > MAX_TOKENS {
+        return Err(format!("has token ids up to {n_tokens}, expected 1 to {MAX_TOKENS} tokens"));
+    }
+    let mut entries = vec![TokenEntry::default(); n_tokens];
+    for (token, id) in vocabulary {
+        entries[id as usize].bytes = decoder.bytes(&token);
+    }
+    for (id, token) in added {
+        entries[id as usize] = TokenEntry { bytes: token.content.into_bytes(), is_special: token.special };
+    }
+    Ok(entries.into_iter().collect())
+}
