@@ -4,6 +4,8 @@
 //! and the memory that `available` measured. Nothing here allocates or looks at the machine.
 
 mod available;
+#[cfg(test)]
+mod tests;
 
 pub use available::available_bytes;
 

@@ -6,6 +6,8 @@
 mod family;
 pub(crate) mod fields;
 mod quantization;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 

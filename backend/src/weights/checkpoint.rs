@@ -79,15 +79,17 @@ impl Checkpoint {
 
     /// The float tensor `name`, which must have exactly this shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        self.typed_tensor(name, shape, FLOATS)
+        self.typed_tensor(name, shape, FLOATS, "config.json and the weights do not belong together")
     }
 
-    /// The tensor `name`, which must have exactly this shape and one of `dtypes`.
+    /// The tensor `name`, which must have exactly this shape and one of `dtypes`; `hint` ends the error
+    /// where it has not.
     pub(super) fn typed_tensor(
         &self,
         name: &str,
         shape: &[usize],
         dtypes: &[DType],
+        hint: &str,
     ) -> Result<Tensor, LoadError> {
         let error = |detail| LoadError::Tensor { name: name.to_owned(), detail };
         let Some((file_idx, entry)) = self.tensors.get(name) else {
@@ -104,7 +106,7 @@ impl Checkpoint {
                 range: entry.range.clone(),
             }),
             None => Err(error(format!(
-                "expected {} {shape:?}, got {} {:?} in {}; config.json and the weights do not belong together",
+                "expected {} {shape:?}, got {} {:?} in {}; {hint}",
                 names(dtypes),
                 entry.dtype,
                 entry.shape,

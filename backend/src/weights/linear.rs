@@ -73,14 +73,14 @@ impl Checkpoint {
         out_features: usize,
         quantization: &Quantization,
     ) -> Result<LinearSource, LoadError> {
-        let bias = format!("{prefix}.bias");
-        let bias = self.has(&bias).then(|| self.tensor(&bias, &[out_features])).transpose()?;
         let weight = match quantization {
             Quantization::Awq { group_size, not_converted } if self.is_awq(prefix, not_converted)? => {
                 self.awq(prefix, in_features, out_features, *group_size)?
             }
             _ => LinearWeight::Plain(self.tensor(&format!("{prefix}.weight"), &[out_features, in_features])?),
         };
+        let bias = format!("{prefix}.bias");
+        let bias = self.has(&bias).then(|| self.tensor(&bias, &[out_features])).transpose()?;
         Ok(LinearSource { name: prefix.to_owned(), in_features, out_features, weight, bias })
     }
 
@@ -102,20 +102,24 @@ impl Checkpoint {
     }
 
     fn awq(&self, prefix: &str, k: usize, n: usize, group_size: usize) -> Result<LinearWeight, LoadError> {
-        let name = format!("{prefix}.qweight");
         if group_size == 0 || !k.is_multiple_of(group_size) || !n.is_multiple_of(awq::COLUMNS) {
             let detail = format!(
                 "expected input features in whole groups of {group_size} and output features in multiples of {}, \
                  got {k} and {n}",
                 awq::COLUMNS
             );
-            return Err(LoadError::Tensor { name, detail });
+            return Err(LoadError::Tensor { name: format!("{prefix}.qweight"), detail });
         }
         let (groups, words) = (k / group_size, n / awq::COLUMNS);
+        let hint =
+            format!("the model's configuration says AWQ \"gemm\" in groups of {group_size}; correct it");
+        let of = |part: &str, shape: [usize; 2], dtype| {
+            self.typed_tensor(&format!("{prefix}.{part}"), &shape, &[dtype], &hint)
+        };
         Ok(LinearWeight::Awq {
-            qweight: self.typed_tensor(&name, &[k, words], &[DType::I32])?,
-            qzeros: self.typed_tensor(&format!("{prefix}.qzeros"), &[groups, words], &[DType::I32])?,
-            scales: self.typed_tensor(&format!("{prefix}.scales"), &[groups, n], &[DType::F16])?,
+            qweight: of("qweight", [k, words], DType::I32)?,
+            qzeros: of("qzeros", [groups, words], DType::I32)?,
+            scales: of("scales", [groups, n], DType::F16)?,
             group_size,
         })
     }

@@ -10,6 +10,8 @@ mod header;
 mod linear;
 mod mmap;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint::Checkpoint;
 pub use linear::{LinearSource, LinearWeight};
