@@ -28,6 +28,14 @@ pub enum ConvertError {
         /// What does not fit.
         reason: String,
     },
+    /// One of the above, with the file it is about.
+    #[error("{}: {reason}", path.display())]
+    InFile {
+        /// The GGUF.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: Box<ConvertError>,
+    },
     /// An argument of the subcommand.
     #[error("{0}")]
     Argument(String),
@@ -37,5 +45,15 @@ impl ConvertError {
     /// For `map_err`: names the file or folder that an operation was about.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_path_buf(), source }
+    }
+
+    /// For `map_err`: adds the GGUF's path to an error that names no file yet.
+    pub(super) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Damaged(_) | Self::Unsupported(_) | Self::Weight { .. } => {
+                Self::InFile { path: path.to_path_buf(), reason: Box::new(self) }
+            }
+            Self::Io { .. } | Self::InFile { .. } | Self::Argument(_) => self,
+        }
     }
 }

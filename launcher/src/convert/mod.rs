@@ -13,6 +13,8 @@ mod layout;
 mod plan;
 mod source;
 mod staging;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod write;
 
@@ -81,9 +83,16 @@ pub struct ConvertReport {
 /// [`ConvertError`] when the GGUF is damaged or of an unsupported kind, or a file cannot be read or written;
 /// `args.out` is then as it was before.
 pub fn run(args: &ConvertArgs) -> Result<ConvertReport, ConvertError> {
-    let format = args.format();
-    check_format(format)?;
+    check_format(args.format())?;
     let staging = Staging::new(&args.out)?;
+    let report = fill(&staging, args).map_err(|e| e.in_file(&args.gguf))?;
+    staging.publish()?;
+    Ok(report)
+}
+
+/// Writes every file of the checkpoint into `staging`.
+fn fill(staging: &Staging, args: &ConvertArgs) -> Result<ConvertReport, ConvertError> {
+    let format = args.format();
     let gguf = Gguf::open(&args.gguf)?;
     let dims = Dims::read(&gguf.header)?;
     let plan = plan::plan(&dims, &gguf.header)?;
@@ -96,7 +105,6 @@ pub fn run(args: &ConvertArgs) -> Result<ConvertReport, ConvertError> {
     }
     let n_threads = available_parallelism().map_or(1, usize::from);
     weights.write(&staging.path("model.safetensors"), n_threads)?;
-    staging.publish()?;
     Ok(ConvertReport {
         n_tensors: plan.len(),
         n_quantized: weights.n_quantized,

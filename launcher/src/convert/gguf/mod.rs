@@ -88,8 +88,8 @@ impl Header {
     /// Parses the header of a file of `file_len` bytes; every tensor lies inside the file.
     pub(super) fn parse(reader: impl Read, path: &Path, file_len: u64) -> Result<Self, ConvertError> {
         let mut cursor = Cursor::new(reader, path, file_len);
-        if cursor.array(&format!("{}: magic", path.display()))? != *b"GGUF" {
-            return Err(ConvertError::Damaged(format!("{} does not start with \"GGUF\"", path.display())));
+        if cursor.array("magic")? != *b"GGUF" {
+            return Err(ConvertError::Damaged("it does not start with \"GGUF\"".into()));
         }
         check_version(cursor.u32("version")?)?;
         let n_tensors = cursor.u64("tensor count")?;
