@@ -96,7 +96,7 @@ impl Dims {
             || self.head_dim == 0
         {
             return Err(ConvertError::Damaged(format!(
-                "{} heads, {} key/value heads of dimension {}: expected a multiple and an even dimension",
+                "{} heads, {} key/value heads, head dimension {}: expected whole groups of heads and an even dimension",
                 self.n_heads, self.n_kv_heads, self.head_dim
             )));
         }
