@@ -179,16 +179,21 @@ pub(super) fn config(dims: &Dims, header: &Header, format: Format) -> Result<Val
         Arch::Qwen2 => config["use_sliding_window"] = false.into(),
     }
     if let Format::Awq { group_size } = format {
-        config["quantization_config"] = json!({
-            "quant_method": "awq",
-            "bits": 4,
-            "group_size": group_size,
-            "zero_point": true,
-            "version": "gemm",
-            "modules_to_not_convert": null,
-        });
+        config["quantization_config"] = quantization(group_size);
     }
     Ok(config)
+}
+
+/// config.json's `quantization_config`.
+fn quantization(group_size: usize) -> Value {
+    json!({
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group_size,
+        "zero_point": true,
+        "version": "gemm",
+        "modules_to_not_convert": null,
+    })
 }
 
 /// quant_config.json, AutoAWQ's own file.

@@ -3,7 +3,7 @@
 //! Called by the launcher for the subcommand and once for the starter model. Streams tensor by tensor, so memory
 //! stays small whatever the model's size. Must never leave a half-written OUT: the folder appears by one rename.
 
-mod awq;
+pub(crate) mod awq;
 mod config;
 mod dequantize;
 mod error;
