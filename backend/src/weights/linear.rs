@@ -84,15 +84,18 @@ impl Checkpoint {
         Ok(LinearSource { name: prefix.to_owned(), in_features, out_features, weight, bias })
     }
 
-    /// Whether a layer of an AWQ checkpoint is itself AWQ.
+    /// Whether a layer of an AWQ checkpoint is itself AWQ. One that is not stored at all counts as AWQ,
+    /// so that the error names the tensor that was expected.
     fn is_awq(&self, prefix: &str, not_converted: &[String]) -> Result<bool, LoadError> {
-        let plain = format!("{prefix}.weight");
-        let quantized = self.has(&format!("{prefix}.qweight"));
         if not_converted.iter().any(|part| prefix.contains(part.as_str())) {
             return Ok(false);
         }
-        if prefix == LM_HEAD || quantized || !self.has(&plain) {
-            return Ok(prefix != LM_HEAD || quantized);
+        let plain = format!("{prefix}.weight");
+        if self.has(&format!("{prefix}.qweight")) || !self.has(&plain) {
+            return Ok(true);
+        }
+        if prefix == LM_HEAD {
+            return Ok(false);
         }
         let detail = format!(
             "the layer is stored plain in an AWQ checkpoint; expected `{prefix}.qweight`, or the layer named in \

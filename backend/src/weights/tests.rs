@@ -12,10 +12,15 @@ use super::*;
 use crate::config::Quantization;
 use crate::error::LoadError;
 
+/// Names and contents of a folder's files.
+type Files<'a> = Vec<(&'a str, &'a [u8])>;
+/// Name, type and shape.
+type Spec<'a> = (&'a str, Dtype, &'a [usize]);
+
 const AWQ: Quantization = Quantization::Awq { group_size: 32, not_converted: Vec::new() };
 
 /// A safetensors file with these tensors; byte i of a tensor is `i % 48`, so that every f16 is finite.
-fn safetensors(tensors: &[(&str, Dtype, &[usize])]) -> Vec<u8> {
+fn safetensors(tensors: &[Spec]) -> Vec<u8> {
     let bytes: Vec<Vec<u8>> = tensors
         .iter()
         .map(|(_, dtype, shape)| {
@@ -52,7 +57,7 @@ fn open_error(files: &[(&str, &[u8])]) -> String {
     error.to_string().replace(&dir.path().display().to_string(), "DIR")
 }
 
-fn awq_tensors() -> Vec<(&'static str, Dtype, &'static [usize])> {
+fn awq_tensors() -> Vec<Spec<'static>> {
     vec![
         ("up.qweight", Dtype::I32, &[64, 3]),
         ("up.qzeros", Dtype::I32, &[2, 3]),
@@ -150,7 +155,7 @@ fn folders_without_usable_weights_are_refused() {
         "./a.safetensors",
         "a.safetensors/",
     ];
-    let cases: Vec<(Vec<(&str, &[u8])>, &str)> = vec![
+    let cases: Vec<(Files, &str)> = vec![
         (
             vec![],
             "DIR: no weights here; expected model.safetensors, model.safetensors.index.json with its shards",
@@ -276,10 +281,10 @@ fn linear_layers_are_plain_or_awq() {
 fn wrong_linear_layers_are_refused() {
     let groups_of = |group_size| Quantization::Awq { group_size, not_converted: Vec::new() };
     let not_up = Quantization::Awq { group_size: 32, not_converted: vec!["up".to_owned()] };
-    let f32_scales: (&str, Dtype, &[usize]) = ("up.scales", Dtype::F32, &[2, 24]);
-    let float_weight: (&str, Dtype, &[usize]) = ("up.qweight", Dtype::F16, &[64, 3]);
-    let gemv: (&str, Dtype, &[usize]) = ("up.qweight", Dtype::I32, &[24, 8]);
-    let long_bias: (&str, Dtype, &[usize]) = ("up.bias", Dtype::F16, &[25]);
+    let f32_scales: Spec = ("up.scales", Dtype::F32, &[2, 24]);
+    let float_weight: Spec = ("up.qweight", Dtype::F16, &[64, 3]);
+    let gemv: Spec = ("up.qweight", Dtype::I32, &[24, 8]);
+    let long_bias: Spec = ("up.bias", Dtype::F16, &[25]);
     let cases = [
         (
             None,
