@@ -1,1 +1,77 @@
-//! HTTP routes: the only place with wire types of TGI and OpenAI. Called by `main`.
+//! HTTP routes: the only place with wire types of TGI and OpenAI. Called by `server`.
+//!
+//! `tgi` and `openai` turn JSON into drafts for `validation` and pieces of text into JSON; `sequence`
+//! is a generation between them; `error` renders every failure. No scheduling, no tokenizing here.
+
+mod auth;
+pub mod error;
+mod extract;
+mod lists;
+pub mod meta;
+mod openai;
+mod pieces;
+mod random;
+mod record;
+mod sequence;
+mod sse;
+pub mod state;
+mod tgi;
+
+use std::any::Any;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use error::ApiError;
+use state::{App, EdgeSettings};
+
+/// All routes of this server around `app`.
+pub fn router(app: App) -> Router {
+    let cors = cors(app.settings());
+    let payload_limit = app.settings().payload_limit;
+    Router::new()
+        .route("/", get(meta::health).post(tgi::compat))
+        .route("/generate", post(tgi::generate))
+        .route("/generate_stream", post(tgi::generate_stream))
+        .route("/tokenize", post(meta::tokenize))
+        .route("/v1/chat/completions", post(openai::chat::respond))
+        .route("/v1/completions", post(openai::completions::respond))
+        .route("/v1/models", get(meta::models))
+        .route("/info", get(meta::info))
+        .route("/health", get(meta::health))
+        .route("/ping", get(meta::health))
+        .route("/readyz", get(meta::health))
+        .route("/livez", get(meta::live))
+        .route("/metrics", get(meta::metrics))
+        .fallback(async || ApiError::NotFound)
+        .layer(DefaultBodyLimit::max(payload_limit))
+        .layer(from_fn_with_state(app.clone(), auth::require_key))
+        .layer(CatchPanicLayer::custom(internal_error))
+        .layer(from_fn(error::render))
+        .layer(cors)
+        .with_state(app)
+}
+
+fn cors(settings: &EdgeSettings) -> CorsLayer {
+    let origins: Vec<HeaderValue> =
+        settings.cors_allow_origin.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let origin = if settings.cors_allow_origin.is_empty() { AllowOrigin::any() } else { origins.into() };
+    CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        .allow_origin(origin)
+}
+
+/// A panic in a handler answers 500; the panic itself was logged by the hook.
+fn internal_error(_panic: Box<dyn Any + Send>) -> Response {
+    ApiError::Internal.into_response()
+}
+
+#[cfg(test)]
+mod tests;

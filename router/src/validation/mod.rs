@@ -1,1 +1,224 @@
 //! The only maker of `ValidRequest`: checks of TGI's contract, in its order and with its texts.
+//!
+//! `rules` holds the checks that need no tokenizer (pure); `Validator` tokenizes in between and counts
+//! tokens against the limits. Called by `api` for every generation; never submits anything itself.
+
+pub mod rules;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::request::{Limits, Sampling, ValidRequest};
+use crate::text::{Encoding, Prompt, PromptPart, TextError, Tokenizer};
+use rules::{Rules, SamplingChoice};
+
+/// A request that the contract refuses; `Display` is the text after `Input validation error: `.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// What is to be continued.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Raw text: special tokens in it are parsed and the tokenizer adds its own.
+    Text(String),
+    /// A rendered chat template: nothing is added.
+    Prompt(Prompt),
+    /// Token ids given by the client.
+    Ids(Vec<u32>),
+}
+
+impl Input {
+    /// Characters of the text (of ids: how many), for the x-compute-characters header.
+    pub fn characters(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Prompt(Prompt::Text(text)) => text.chars().count(),
+            Self::Prompt(Prompt::Parts(parts)) => parts.iter().map(|p| part(p).chars().count()).sum(),
+            Self::Ids(ids) => ids.len(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) | Self::Prompt(Prompt::Text(text)) => text.is_empty(),
+            Self::Prompt(Prompt::Parts(parts)) => parts.iter().all(|p| part(p).is_empty()),
+            Self::Ids(ids) => ids.is_empty(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Prompt(Prompt::Text(text)) => text.len(),
+            Self::Prompt(Prompt::Parts(parts)) => parts.iter().map(|p| part(p).len()).sum(),
+            Self::Ids(_) => 0,
+        }
+    }
+}
+
+fn part(part: &PromptPart) -> &str {
+    match part {
+        PromptPart::Special(text) => text,
+        PromptPart::Text(text) => text,
+    }
+}
+
+/// A request as a client stated it, whichever route it came by. `None` = not given.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub input: Input,
+    pub best_of: Option<usize>,
+    pub choice: SamplingChoice,
+    pub max_new_tokens: Option<u32>,
+    pub stop: Vec<String>,
+    /// Keep only this many of the last prompt tokens.
+    pub truncate: Option<usize>,
+    pub top_n_tokens: u32,
+    /// Constrained output was asked for, which this version refuses.
+    pub grammar: bool,
+    /// Used when the client gave no seed.
+    pub random_seed: u64,
+}
+
+impl Draft {
+    /// A greedy request without any parameter.
+    pub fn new(input: Input, random_seed: u64) -> Self {
+        Self {
+            input,
+            best_of: None,
+            choice: SamplingChoice::default(),
+            max_new_tokens: None,
+            stop: Vec::new(),
+            truncate: None,
+            top_n_tokens: 0,
+            grammar: false,
+            random_seed,
+        }
+    }
+}
+
+/// A request ready for the driver, and what the edge keeps of it.
+#[derive(Debug)]
+pub struct Accepted {
+    pub request: ValidRequest,
+    pub stop: Vec<String>,
+    pub input_tokens: u32,
+    pub max_new_tokens: u32,
+    /// Only when the request samples: what `details.seed` echoes.
+    pub seed: Option<u64>,
+}
+
+/// Texts longer than this are tokenized on a blocking thread: below, the hop costs more than the work.
+const INLINE_BYTES: usize = 4096;
+
+/// Applies the rules with one model's tokenizer and limits.
+pub struct Validator {
+    tokenizer: Arc<Tokenizer>,
+    eos_ids: Arc<[u32]>,
+    limits: Limits,
+    rules: Rules,
+    vocab_size: u32,
+    /// Bounds how many blocking threads tokenize at once (`--validation-workers`).
+    workers: Arc<Semaphore>,
+}
+
+impl Validator {
+    /// `vocab_size` is the shard's: an id at or beyond it is refused. `workers` >= 1.
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        limits: Limits,
+        rules: Rules,
+        vocab_size: u32,
+        workers: usize,
+    ) -> Self {
+        let eos_ids = tokenizer.eos_ids().into();
+        let workers = Arc::new(Semaphore::new(workers.max(1)));
+        Self { tokenizer, eos_ids, limits, rules, vocab_size, workers }
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Checks a draft completely; the first failed check in TGI's order is the answer.
+    pub async fn validate(&self, draft: Draft) -> Result<Accepted, Refusal> {
+        let sampling = rules::check(&draft, &self.rules, self.limits.max_input_tokens)?;
+        let mut ids = self.ids(draft.input).await?;
+        if let Some(keep) = draft.truncate {
+            ids.drain(..ids.len().saturating_sub(keep));
+        }
+        let max_new_tokens = rules::check_lengths(ids.len(), draft.max_new_tokens, &self.limits)?;
+        rules::check_unsupported(draft.grammar, draft.best_of)?;
+        self.check_ids(&ids)?;
+        Ok(self.accept(ids, max_new_tokens, sampling, draft.stop))
+    }
+
+    /// Encodes raw text as `inputs` are encoded, for /tokenize.
+    pub async fn encode(&self, text: String) -> Result<Encoding, Refusal> {
+        let bytes = text.len();
+        self.run(bytes, move |tokenizer| tokenizer.encode(&text, true)).await
+    }
+
+    fn accept(&self, ids: Vec<u32>, max_new_tokens: u32, sampling: Sampling, stop: Vec<String>) -> Accepted {
+        let seed = sampling.do_sample.then_some(sampling.seed);
+        let input_tokens = ids.len() as u32; // <= max_input_tokens, a u32
+        let eos_ids = self.eos_ids.clone();
+        let request = ValidRequest { prompt_ids: ids.into(), sampling, max_new_tokens, eos_ids };
+        Accepted { request, stop, input_tokens, max_new_tokens, seed }
+    }
+
+    async fn ids(&self, input: Input) -> Result<Vec<u32>, Refusal> {
+        let bytes = input.bytes();
+        match input {
+            Input::Ids(ids) => Ok(ids),
+            Input::Text(text) => {
+                self.run(bytes, move |tokenizer| Ok(tokenizer.encode(&text, true)?.ids)).await
+            }
+            Input::Prompt(prompt) => self.run(bytes, move |tokenizer| tokenizer.encode_prompt(&prompt)).await,
+        }
+    }
+
+    /// Tokenizes inline when short, on a bounded number of blocking threads when long.
+    async fn run<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&Tokenizer) -> Result<T, TextError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let refusal = |error: TextError| match error {
+            TextError::Encode(_) => Refusal::new(error.to_string()),
+            other => Refusal::new(format!("tokenizer error {other}")),
+        };
+        if bytes <= INLINE_BYTES {
+            return work(&self.tokenizer).map_err(refusal);
+        }
+        let permit = self.workers.clone().acquire_owned().await;
+        let tokenizer = self.tokenizer.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit; // held until the work is done, even if the client leaves
+            work(&tokenizer)
+        });
+        match task.await {
+            Ok(result) => result.map_err(refusal),
+            Err(_) => Err(Refusal::new("tokenizer error the tokenizer stopped at this text")),
+        }
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), Refusal> {
+        if ids.is_empty() {
+            return Err(Refusal::new(rules::EMPTY));
+        }
+        match ids.iter().find(|id| **id >= self.vocab_size) {
+            Some(id) => Err(Refusal::new(format!(
+                "token ids must be < {}, the size of the model's vocabulary. Given: {id}",
+                self.vocab_size
+            ))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! JSON that may be one value or a list of them. Used by request types.
+
+use serde::{Deserialize, Deserializer};
+
+/// `"a"`, `["a", "b"]` or `null` (nothing).
+pub fn one_or_many<'de, D: Deserializer<'de>>(de: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string or a list of strings")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Option::deserialize(de)? {
+        None => Vec::new(),
+        Some(OneOrMany::One(text)) => vec![text],
+        Some(OneOrMany::Many(texts)) => texts,
+    })
+}

@@ -1,0 +1,99 @@
+//! Routes about the server itself: health, info, models, metrics; and /tokenize.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+
+use super::error::ApiError;
+use super::extract::Json;
+use super::state::App;
+use super::tgi::types::GenerateRequest;
+
+/// The body of /info: TGI 3's fields and those that older clients still read.
+#[derive(Debug, Clone, Serialize)]
+pub struct Info {
+    pub model_id: String,
+    pub model_sha: Option<String>,
+    pub model_dtype: String,
+    pub model_device_type: String,
+    pub model_pipeline_tag: Option<String>,
+    pub max_concurrent_requests: usize,
+    pub max_best_of: usize,
+    pub max_stop_sequences: usize,
+    pub max_input_tokens: u32,
+    pub max_input_length: u32,
+    pub max_total_tokens: u32,
+    pub waiting_served_ratio: f32,
+    pub max_batch_total_tokens: u64,
+    pub max_waiting_tokens: usize,
+    pub max_batch_size: Option<u32>,
+    pub validation_workers: usize,
+    pub max_client_batch_size: usize,
+    pub router: &'static str,
+    pub version: &'static str,
+    pub sha: Option<&'static str>,
+    pub docker_label: Option<&'static str>,
+}
+
+impl Info {
+    /// `system_fingerprint` of OpenAI's routes.
+    pub fn fingerprint(&self) -> String {
+        format!("{}-{}", self.version, self.docker_label.unwrap_or("native"))
+    }
+}
+
+/// GET /info
+pub async fn info(State(app): State<App>) -> Result<Response, ApiError> {
+    Ok(axum::Json(&app.serving()?.info).into_response())
+}
+
+/// GET /, /health, /ping, /readyz: 200 when a generation would be served now.
+pub async fn health(State(app): State<App>) -> Result<(), ApiError> {
+    let ready = app.serving().is_ok_and(|serving| serving.engine.status().shard_ready);
+    if ready { Ok(()) } else { Err(ApiError::Unhealthy) }
+}
+
+/// GET /livez: 503 only when a restart would help, so not while the model loads.
+pub async fn live(State(app): State<App>) -> Result<(), ApiError> {
+    let lost = app.serving().is_ok_and(|serving| !serving.engine.status().shard_ready);
+    if lost { Err(ApiError::Unhealthy) } else { Ok(()) }
+}
+
+/// GET /metrics
+pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let text = app.serving()?.metrics.render();
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// GET /v1/models
+pub async fn models(State(app): State<App>) -> Result<Response, ApiError> {
+    let id = &app.serving()?.info.model_id;
+    let model = json!({"id": id, "object": "model", "created": 0, "owned_by": id});
+    Ok(axum::Json(json!({"object": "list", "data": [model]})).into_response())
+}
+
+/// One token of /tokenize: `start` and `stop` are byte offsets into `inputs`.
+#[derive(Debug, Serialize)]
+pub struct TokenSpan {
+    id: u32,
+    text: String,
+    start: usize,
+    stop: usize,
+}
+
+/// POST /tokenize: takes a /generate body and ignores its parameters.
+pub async fn tokenize(
+    State(app): State<App>,
+    Json(body): Json<GenerateRequest>,
+) -> Result<axum::Json<Vec<TokenSpan>>, ApiError> {
+    let serving = app.serving()?;
+    let encoding = serving.validator.encode(body.inputs.clone()).await?;
+    let bytes = body.inputs.as_bytes();
+    let spans = encoding.ids.iter().zip(&encoding.offsets).map(|(&id, &(start, stop))| {
+        let text = String::from_utf8_lossy(bytes.get(start..stop).unwrap_or_default()).into_owned();
+        TokenSpan { id, text, start, stop }
+    });
+    Ok(axum::Json(spans.collect()))
+}

@@ -1,0 +1,186 @@
+//! JSON of /v1/completions. Key order is TGI's, which differs between chunks and whole answers.
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::{Map, Value};
+
+use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
+use crate::api::error::ApiError;
+use crate::api::lists::one_or_many;
+use crate::api::sequence::Piece;
+use crate::text::Tokenizer;
+use crate::validation::{Input, Refusal};
+
+/// The request. Fields that change nothing here (`user`, `logit_bias`, ...) are not read.
+#[derive(Debug, Deserialize)]
+pub struct CompletionRequest {
+    #[serde(deserialize_with = "prompts")]
+    pub prompt: Vec<PromptText>,
+    #[serde(flatten)]
+    pub sampling: SamplingFields,
+    pub max_tokens: Option<u32>,
+    pub n: Option<usize>,
+    best_of: Option<usize>,
+    /// How many candidates to report for each token; 0 reports the chosen one.
+    pub logprobs: Option<u32>,
+    echo: Option<bool>,
+    suffix: Option<Value>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub stop: Vec<String>,
+    pub stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+}
+
+/// One prompt: text, or token ids.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum PromptText {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+/// `"a"`, `["a", "b"]`, `[1, 2]` (one prompt) or `[[1, 2], [3]]`.
+fn prompts<'de, D: Deserializer<'de>>(de: D) -> Result<Vec<PromptText>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string, a list of strings, token ids, or a list of token ids")]
+    enum Prompts {
+        Text(String),
+        Ids(Vec<u32>),
+        Many(Vec<PromptText>),
+    }
+    match Prompts::deserialize(de)? {
+        Prompts::Text(text) => Ok(vec![PromptText::Text(text)]),
+        Prompts::Ids(ids) if !ids.is_empty() => Ok(vec![PromptText::Ids(ids)]),
+        Prompts::Many(prompts) if !prompts.is_empty() => Ok(prompts),
+        _ => Err(D::Error::custom("Empty array detected. Do not use an empty array for the prompt.")),
+    }
+}
+
+impl PromptText {
+    pub fn input(&self) -> Input {
+        match self {
+            Self::Text(text) => Input::Text(text.clone()),
+            Self::Ids(ids) => Input::Ids(ids.clone()),
+        }
+    }
+
+    /// The text that `echo` puts before the answer.
+    pub fn echoed(&self, tokenizer: &Tokenizer) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Ids(ids) => tokenizer.decode(ids, false),
+        }
+    }
+}
+
+impl CompletionRequest {
+    pub fn echo(&self) -> bool {
+        self.echo.unwrap_or(false)
+    }
+
+    pub fn include_usage(&self) -> Option<bool> {
+        self.stream_options.as_ref().and_then(|options| options.include_usage)
+    }
+
+    /// Refuses what this server does not do, and more prompts than it takes at once.
+    pub fn check(&self, n: usize, max_client_batch_size: usize) -> Result<(), ApiError> {
+        if self.suffix.is_some() {
+            return Err(ApiError::Suffix);
+        }
+        if self.prompt.len().saturating_mul(n) > max_client_batch_size {
+            return Err(ApiError::BatchSize(max_client_batch_size));
+        }
+        if self.best_of.is_some_and(|best_of| best_of > n) {
+            return Err(Refusal("`best_of` > `n` is not supported".into()).into());
+        }
+        if self.echo() && self.logprobs.is_some() {
+            return Err(Refusal("`echo` with `logprobs` is not supported".into()).into());
+        }
+        Ok(())
+    }
+}
+
+/// The whole answer; also the last chunk of each choice, with its usage.
+#[derive(Debug, Serialize)]
+pub struct Completion<'a> {
+    object: &'static str,
+    id: &'a str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: &'a str,
+    choices: &'a [Choice],
+    usage: Usage,
+}
+
+/// Every other chunk.
+#[derive(Debug, Serialize)]
+pub struct Chunk<'a> {
+    object: &'static str,
+    id: &'a str,
+    created: u64,
+    choices: &'a [Choice],
+    model: &'a str,
+    system_fingerprint: &'a str,
+}
+
+impl<'a> Completion<'a> {
+    pub fn new(envelope: &'a Envelope, choices: &'a [Choice], usage: Usage) -> Self {
+        Self {
+            object: "text_completion",
+            id: &envelope.id,
+            created: envelope.created,
+            model: &envelope.model,
+            system_fingerprint: &envelope.system_fingerprint,
+            choices,
+            usage,
+        }
+    }
+}
+
+impl<'a> Chunk<'a> {
+    pub fn new(envelope: &'a Envelope, choices: &'a [Choice]) -> Self {
+        Self {
+            object: "text_completion",
+            id: &envelope.id,
+            created: envelope.created,
+            choices,
+            model: &envelope.model,
+            system_fingerprint: &envelope.system_fingerprint,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Choice {
+    pub index: usize,
+    pub text: String,
+    pub logprobs: Option<Logprobs>,
+    /// `null` until the last chunk.
+    pub finish_reason: Option<&'static str>,
+}
+
+/// OpenAI's legacy columns, one entry a token.
+#[derive(Debug, Default, Serialize)]
+pub struct Logprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<f32>,
+    top_logprobs: Vec<Map<String, Value>>,
+    /// Characters of the answer before the token's text.
+    text_offset: Vec<usize>,
+}
+
+impl Logprobs {
+    /// `offset`: characters of the answer before the first piece; moved past the last.
+    pub fn new(tokenizer: &Tokenizer, pieces: &[Piece], offset: &mut usize) -> Self {
+        let text = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
+        let mut columns = Self::default();
+        for piece in pieces {
+            columns.tokens.push(text(piece.token.id));
+            columns.token_logprobs.push(piece.token.logprob);
+            let top = piece.top.iter().map(|top| (text(top.id), Value::from(top.logprob)));
+            columns.top_logprobs.push(top.collect());
+            columns.text_offset.push(*offset);
+            *offset += piece.text.chars().count();
+        }
+        columns
+    }
+}

@@ -1,0 +1,92 @@
+//! Server-sent events of OpenAI's routes: chunks of all sequences as they come, then `[DONE]`.
+//!
+//! A failure after the first token is an error event, then `[DONE]`; before it, an HTTP status.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::response::sse::Event;
+use futures::stream::{self, SelectAll};
+use futures::{Stream, StreamExt};
+
+use crate::api::error::{ApiError, Style};
+use crate::api::record::RequestCount;
+use crate::api::sequence::{Piece, Sequence};
+use crate::api::sse;
+
+/// How a route writes its chunks.
+pub trait Chunks: Send + 'static {
+    /// The chunk of one piece of the choice `index`.
+    fn chunk(&mut self, index: usize, piece: &Piece) -> Event;
+    /// After all choices ended: the usage chunk, if it was asked for.
+    fn usage(&mut self) -> Option<Event>;
+}
+
+/// Waits for the first token of every sequence, so that failures before it are HTTP statuses.
+pub async fn first_tokens(sequences: &mut [Sequence]) -> Result<(), ApiError> {
+    futures::future::try_join_all(sequences.iter_mut().map(Sequence::first)).await?;
+    Ok(())
+}
+
+pub fn respond(
+    headers: HeaderMap,
+    sequences: Vec<Sequence>,
+    chunks: impl Chunks,
+    count: RequestCount,
+) -> Response {
+    let pieces = stream::select_all(sequences.into_iter().enumerate().map(pieces));
+    let state = ChunkStream { pieces, chunks, count, last: None };
+    sse::response(headers, stream::unfold(state, next))
+}
+
+type Indexed = (usize, Result<Piece, ApiError>);
+type IndexedPieces = Pin<Box<dyn Stream<Item = Indexed> + Send>>;
+
+/// Pieces of one sequence with its index; ends after the last piece or the first error.
+fn pieces((index, sequence): (usize, Sequence)) -> IndexedPieces {
+    Box::pin(stream::unfold(Some(sequence), move |sequence| async move {
+        let mut sequence = sequence?;
+        match sequence.next().await {
+            Ok(piece) => piece.map(|piece| ((index, Ok(piece)), Some(sequence))),
+            Err(error) => Some(((index, Err(error)), None)),
+        }
+    }))
+}
+
+struct ChunkStream<C> {
+    pieces: SelectAll<IndexedPieces>,
+    chunks: C,
+    count: RequestCount,
+    /// Events still to send once the pieces ended.
+    last: Option<VecDeque<Event>>,
+}
+
+async fn next<C: Chunks>(mut state: ChunkStream<C>) -> Option<(Event, ChunkStream<C>)> {
+    if state.last.is_none() {
+        match state.pieces.next().await {
+            Some((index, Ok(piece))) => {
+                let event = state.chunks.chunk(index, &piece);
+                return Some((event, state));
+            }
+            Some((_, Err(error))) => state.fail(&error),
+            None => state.succeed(),
+        }
+    }
+    let event = state.last.as_mut()?.pop_front()?;
+    Some((event, state))
+}
+
+impl<C: Chunks> ChunkStream<C> {
+    fn fail(&mut self, error: &ApiError) {
+        self.pieces.clear(); // cancels the other choices
+        self.count.fail(error);
+        self.last = Some(VecDeque::from([sse::json(&error.body(Style::OpenAi)), sse::done()]));
+    }
+
+    fn succeed(&mut self) {
+        self.count.succeed();
+        self.last = Some(self.chunks.usage().into_iter().chain([sse::done()]).collect());
+    }
+}

@@ -1,0 +1,145 @@
+//! From token ids to the text that a route sends: detokenisation and stop strings of one sequence. Pure.
+//!
+//! TGI's routes show each token's own text and keep a stop string, cutting right after it. OpenAI's show
+//! only text that is safe to send and cut before the stop string. Used by `sequence`.
+
+use std::sync::Arc;
+
+use crate::request::FinishReason;
+use crate::text::{Detokenizer, StopMatcher, Tokenizer};
+
+/// Why a sequence ended, stop strings included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    Length,
+    Eos,
+    Stop,
+}
+
+impl Finish {
+    /// TGI's name.
+    pub fn tgi(self) -> &'static str {
+        match self {
+            Self::Length => "length",
+            Self::Eos => "eos_token",
+            Self::Stop => "stop_sequence",
+        }
+    }
+
+    /// OpenAI's name.
+    pub fn openai(self) -> &'static str {
+        match self {
+            Self::Length => "length",
+            Self::Eos | Self::Stop => "stop",
+        }
+    }
+}
+
+/// How a family of routes shows text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextStyle {
+    /// Token texts with special tokens visible; the stop string stays.
+    Tgi,
+    /// Only final text, stop string and special tokens removed.
+    OpenAi,
+}
+
+/// Text of one token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PieceText {
+    /// What the client sees for this token: "" while a character, or on OpenAI's routes a possible
+    /// stop string, is unfinished.
+    pub shown: String,
+    pub finish: Option<Finish>,
+}
+
+/// Text state of one sequence.
+pub struct Pieces {
+    style: TextStyle,
+    /// TGI's token texts; OpenAI's routes need none.
+    visible: Option<Detokenizer>,
+    text: Detokenizer,
+    stops: Option<StopMatcher>,
+    /// Bytes given to `stops`.
+    n_pushed: usize,
+    /// Bytes `stops` let through.
+    n_emitted: usize,
+    /// The answer so far, without special tokens.
+    answer: String,
+}
+
+impl Pieces {
+    pub fn new(tokenizer: &Arc<Tokenizer>, stops: &[String], style: TextStyle) -> Self {
+        let stops: Vec<String> = stops.iter().filter(|s| !s.is_empty()).cloned().collect();
+        Self {
+            style,
+            visible: (style == TextStyle::Tgi).then(|| Detokenizer::new(tokenizer.clone(), false)),
+            text: Detokenizer::new(tokenizer.clone(), true),
+            stops: (!stops.is_empty()).then(|| StopMatcher::new(&stops)),
+            n_pushed: 0,
+            n_emitted: 0,
+            answer: String::new(),
+        }
+    }
+
+    /// Takes the next token. After a piece with a finish there must be no other.
+    pub fn push(&mut self, id: u32, finish: Option<FinishReason>) -> PieceText {
+        let mut visible = self.visible.as_mut().map(|v| v.push(id)).unwrap_or_default();
+        let mut piece = self.text.push(id);
+        if finish.is_some() {
+            visible += &self.visible.as_mut().map(Detokenizer::finish).unwrap_or_default();
+            piece += &self.text.finish();
+        }
+        let before = self.answer.len();
+        let excess = self.append(&piece, finish.is_some());
+        if let Some(excess) = &excess
+            && visible.ends_with(excess.as_str())
+        {
+            visible.truncate(visible.len() - excess.len());
+        }
+        let shown = match self.style {
+            TextStyle::Tgi => visible,
+            TextStyle::OpenAi => self.answer[before..].to_string(),
+        };
+        PieceText { shown, finish: self.reason(finish, excess.is_some()) }
+    }
+
+    /// The answer; complete once a piece had a finish.
+    pub fn answer(&self) -> &str {
+        &self.answer
+    }
+
+    /// Adds text to the answer. `Some(rest)` when a stop string matched: the piece's text after it.
+    fn append(&mut self, piece: &str, last: bool) -> Option<String> {
+        let Some(stops) = &mut self.stops else {
+            self.answer += piece;
+            return None;
+        };
+        let outcome = stops.push(piece);
+        self.n_pushed += piece.len();
+        self.n_emitted += outcome.emit.len();
+        self.answer += &outcome.emit;
+        let Some(stop) = outcome.matched else {
+            if last {
+                self.answer += &stops.finish();
+            }
+            return None;
+        };
+        if self.style == TextStyle::Tgi {
+            self.answer += &stop;
+        }
+        let n_excess = self.n_pushed.saturating_sub(self.n_emitted + stop.len());
+        let at = piece.len().saturating_sub(n_excess);
+        Some(piece.get(at..).unwrap_or_default().to_string())
+    }
+
+    /// TGI's order: length, then the end token, then stop strings. OpenAI's: a stop string always counts.
+    fn reason(&self, finish: Option<FinishReason>, stopped: bool) -> Option<Finish> {
+        match finish {
+            _ if stopped && self.style == TextStyle::OpenAi => Some(Finish::Stop),
+            Some(FinishReason::Length) => Some(Finish::Length),
+            Some(FinishReason::Eos) => Some(Finish::Eos),
+            None => stopped.then_some(Finish::Stop),
+        }
+    }
+}

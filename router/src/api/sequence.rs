@@ -1,0 +1,186 @@
+//! One generation as a handler sees it: events of the engine with their text, its place, its record.
+//!
+//! Made by `Serving::open`; TGI's and OpenAI's routes build their answers from `Piece`s. Dropping a
+//! `Sequence` cancels the generation and frees its place.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::ApiError;
+use super::pieces::{Finish, Pieces, TextStyle};
+use super::record::{SequenceRecord, Times};
+use super::state::{Events, Serving};
+use crate::request::{GenerationEvent, TokenLogprob};
+use crate::validation::{Accepted, Draft};
+
+/// One token and what the client sees of it.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    pub token: TokenLogprob,
+    /// Best first; empty unless asked for.
+    pub top: Vec<TokenLogprob>,
+    pub text: String,
+    pub finish: Option<Finish>,
+}
+
+/// A submitted generation.
+pub struct Sequence {
+    events: Option<Events>,
+    /// The first event, once `first` waited for it.
+    waiting: Option<GenerationEvent>,
+    pieces: Pieces,
+    record: SequenceRecord,
+    pub input_tokens: u32,
+    /// Echoed when the request samples.
+    pub seed: Option<u64>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A finished generation.
+pub struct Finished {
+    pub answer: String,
+    pub finish: Finish,
+    pub pieces: Vec<Piece>,
+    pub input_tokens: u32,
+    pub seed: Option<u64>,
+    pub times: Times,
+}
+
+impl Serving {
+    /// Takes a place, validates and submits: 429, 422 or 503 when one of them fails. `arrived` is
+    /// when the HTTP request came.
+    pub async fn open(&self, draft: Draft, style: TextStyle, arrived: Instant) -> Result<Sequence, ApiError> {
+        let mut all = self.open_all(vec![draft], style, arrived).await?;
+        all.pop().ok_or(ApiError::Internal)
+    }
+
+    /// Opens all drafts or none: nothing is submitted unless every one is valid.
+    pub async fn open_all(
+        &self,
+        drafts: Vec<Draft>,
+        style: TextStyle,
+        arrived: Instant,
+    ) -> Result<Vec<Sequence>, ApiError> {
+        let mut accepted = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+            accepted.push((permit, self.validator.validate(draft).await?));
+        }
+        accepted.into_iter().map(|(permit, one)| self.submit(permit, one, style, arrived)).collect()
+    }
+
+    fn submit(
+        &self,
+        permit: OwnedSemaphorePermit,
+        accepted: Accepted,
+        style: TextStyle,
+        arrived: Instant,
+    ) -> Result<Sequence, ApiError> {
+        let record = SequenceRecord::new(self.metrics.clone(), arrived, &accepted);
+        Ok(Sequence {
+            pieces: Pieces::new(&self.tokenizer, &accepted.stop, style),
+            input_tokens: accepted.input_tokens,
+            seed: accepted.seed,
+            events: Some(self.engine.submit(accepted.request)?),
+            waiting: None,
+            record,
+            _permit: permit,
+        })
+    }
+}
+
+impl Sequence {
+    /// Waits for the first event, so that a failure before it can still be an HTTP status.
+    pub async fn first(&mut self) -> Result<(), ApiError> {
+        match self.event().await {
+            Some(GenerationEvent::Failed(error)) => Err(error.into()),
+            Some(event) => {
+                self.waiting = Some(event);
+                Ok(())
+            }
+            None => Err(ApiError::Incomplete),
+        }
+    }
+
+    /// The next piece; `None` after the last. The stream ending without a finish is an error.
+    pub async fn next(&mut self) -> Result<Option<Piece>, ApiError> {
+        let event = match self.waiting.take() {
+            Some(event) => Some(event),
+            None if self.events.is_none() => return Ok(None),
+            None => self.event().await,
+        };
+        match event {
+            Some(GenerationEvent::Token { token, top, finish, timing, at }) => {
+                self.record.token(timing, at);
+                let text = self.pieces.push(token.id, finish);
+                if let Some(finish) = text.finish {
+                    self.events = None; // after a stop string this cancels the rest
+                    self.record.finish(finish, self.seed);
+                }
+                Ok(Some(Piece { token, top, text: text.shown, finish: text.finish }))
+            }
+            Some(GenerationEvent::Failed(error)) => {
+                self.events = None;
+                Err(error.into())
+            }
+            None => {
+                self.events = None;
+                Err(ApiError::IncompleteStream)
+            }
+        }
+    }
+
+    /// Everything up to the end; `keep_pieces` = false saves the memory of the tokens.
+    pub async fn collect(mut self, keep_pieces: bool) -> Result<Finished, ApiError> {
+        let mut pieces = Vec::new();
+        let mut finish = None;
+        while let Some(piece) = self.next().await.map_err(whole)? {
+            finish = piece.finish;
+            if keep_pieces {
+                pieces.push(piece);
+            }
+        }
+        Ok(Finished {
+            finish: finish.ok_or(ApiError::Incomplete)?,
+            answer: self.pieces.answer().to_string(),
+            pieces,
+            input_tokens: self.input_tokens,
+            seed: self.seed,
+            times: self.record.times(),
+        })
+    }
+
+    /// The text so far, without special tokens.
+    pub fn answer(&self) -> &str {
+        self.pieces.answer()
+    }
+
+    pub fn n_generated(&self) -> u32 {
+        self.record.n_tokens()
+    }
+
+    async fn event(&mut self) -> Option<GenerationEvent> {
+        match &mut self.events {
+            Some(events) => events.next().await,
+            None => None,
+        }
+    }
+}
+
+impl Finished {
+    pub fn n_generated(&self) -> u32 {
+        self.times.n_tokens
+    }
+
+    /// Since the HTTP request came.
+    pub fn total(&self) -> Duration {
+        self.times.total
+    }
+}
+
+/// The name of a missing end outside a stream.
+fn whole(error: ApiError) -> ApiError {
+    if error == ApiError::IncompleteStream { ApiError::Incomplete } else { error }
+}
