@@ -5,6 +5,8 @@
 
 mod convert;
 pub mod grpc;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::path::PathBuf;
