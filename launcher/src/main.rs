@@ -1,1 +1,43 @@
-fn main() {}
+//! `text-generation-launcher`: the program that people start. Parses, then serves or converts.
+//!
+//! Exit codes as TGI's: 0 after a signal or a finished subcommand, 1 after an error, which is one
+//! last line `Error: ...` on stderr, 2 for a command line that cannot be parsed.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use text_generation_launcher::args::{Args, Command, Invocation, parse};
+use text_generation_launcher::convert::{self, ConvertArgs};
+use text_generation_launcher::{launch, logging};
+
+fn main() -> ExitCode {
+    let Invocation { cli, without_effect } = parse();
+    logging::init(cli.args.json_output);
+    let done = match &cli.command {
+        Some(Command::Convert(arguments)) => convert(arguments),
+        None => serve(&cli.args, &without_effect),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn convert(arguments: &ConvertArgs) -> anyhow::Result<()> {
+    let report = convert::run(arguments)
+        .map_err(|error| anyhow::anyhow!("{} cannot be converted: {error}", arguments.gguf.display()))?;
+    println!("{}: {report:?}", arguments.out.display());
+    Ok(())
+}
+
+/// On a runtime of this one thread: children ask for a signal when the thread that started them ends.
+fn serve(args: &Args, without_effect: &[String]) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(launch::serve(args, without_effect));
+    // A conversion that a signal interrupted must not keep the process alive.
+    runtime.shutdown_background();
+    Ok(served?)
+}

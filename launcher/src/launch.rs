@@ -1,0 +1,196 @@
+//! A launch from parsed arguments to the end of serving: check, find the model, check again, run.
+//!
+//! Called by `main`. The order is the point: whatever can be refused is refused before anything is
+//! fetched, loaded or spawned.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::args::{Args, ServerArgs};
+use crate::checks::{self, DeviceCount};
+use crate::environment;
+use crate::error::LauncherError;
+use crate::model::{CacheVariables, HubCache, ModelSource, find_snapshot, read_folder, starter};
+use crate::supervise::{self, Launch, Program, Resolved, SocketFolder, StopSignals};
+
+const SHARD: &str = "text-generation-shard";
+const ROUTER: &str = "text-generation-router";
+
+/// Serves until a signal or a failure. `without_effect` names set flags that do nothing.
+///
+/// # Errors
+/// The reason why nothing is served (any more).
+pub async fn serve(args: &Args, without_effect: &[String]) -> Result<(), LauncherError> {
+    let failed =
+        |error: std::io::Error| LauncherError::argument(format!("signals cannot be handled: {error}"));
+    let mut signals = StopSignals::listen().map_err(failed)?;
+    if args.env {
+        info!("{}", environment::report());
+    }
+    info!("{args:?}");
+    for flag in without_effect {
+        warn!("`--{flag}` has no effect in this release");
+    }
+    let address = check_arguments(args)?;
+    let programs = (find(SHARD, "QUERN_SHARD_BIN")?, find(ROUTER, "QUERN_ROUTER_BIN")?);
+    let (folder, model_name) = tokio::select! {
+        found = find_model(args) => found?,
+        // As with TGI: stopped while downloading is stopped, not failed.
+        () = signals.next() => return Ok(()),
+    };
+    let facts =
+        read_folder(&folder).map_err(|reason| LauncherError::argument(format!("`model_id`: {reason}")))?;
+    checks::check_model(&facts, args.model.quantize, &args.limits)?;
+    let given = args.model.shard_uds_path.as_deref();
+    let sockets = SocketFolder::prepare(given, &std::env::temp_dir(), std::process::id())?;
+    let resolved = Resolved { folder, model_name, address, uds_base: sockets.base().to_path_buf() };
+    supervise::run(&launch(args, &resolved, programs), &mut signals).await
+}
+
+/// Everything that flags alone can get wrong, and the port.
+fn check_arguments(args: &Args) -> Result<IpAddr, LauncherError> {
+    checks::check_limits(&args.limits)?;
+    checks::check_api_key(args.server.api_key.as_ref().map(|key| key.expose()))?;
+    checks::check_sharding(&args.model, DeviceCount::from_variables(|name| std::env::var(name).ok()))?;
+    check_tokenizer_config(args.server.tokenizer_config_path.as_deref())?;
+    let (address, replaced) = checks::listen_address(&args.server.hostname);
+    if replaced {
+        warn!("Invalid hostname, defaulting to 0.0.0.0");
+    }
+    check_port(SocketAddr::new(address, args.server.port))?;
+    Ok(address)
+}
+
+fn check_tokenizer_config(path: Option<&Path>) -> Result<(), LauncherError> {
+    match path {
+        Some(path) if !path.is_file() => Err(LauncherError::argument(format!(
+            "`tokenizer_config_path`: there is no file {}",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Binds the address for a moment: nothing is loaded for a server that could not listen.
+fn check_port(address: SocketAddr) -> Result<(), LauncherError> {
+    TcpListener::bind(address).map(drop).map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "it is in use by another process".to_owned(),
+            _ => error.to_string(),
+        };
+        let port = address.port();
+        LauncherError::argument(format!(
+            "`port`: cannot listen on port {port} of {}: {reason}. Set another --port or --hostname",
+            address.ip()
+        ))
+    })
+}
+
+fn find(name: &str, variable: &str) -> Result<PathBuf, LauncherError> {
+    let own = std::env::current_exe().ok();
+    let found =
+        supervise::find_program(name, std::env::var_os(variable), own.as_deref(), std::env::var_os("PATH"));
+    found.ok_or_else(|| {
+        LauncherError::argument(format!(
+            "{name} is neither beside {} nor on PATH. Build or install the three programs together",
+            own.unwrap_or_default().display()
+        ))
+    })
+}
+
+/// Folder and name of the model.
+async fn find_model(args: &Args) -> Result<(PathBuf, String), LauncherError> {
+    let id = args.model.model_id.as_deref();
+    let source = ModelSource::of(id)?;
+    let name = id.unwrap_or(starter::NAME).to_owned();
+    info!("Starting check and download process for {name}");
+    let variables = CacheVariables::from_environment();
+    let folder = match source {
+        ModelSource::Folder(folder) => folder,
+        ModelSource::Hub(id) => {
+            let cache = HubCache::locate(args.model.huggingface_hub_cache.as_deref(), &variables);
+            find_snapshot(&id, &args.model, &cache)?
+        }
+        ModelSource::Starter => {
+            let no_home =
+                || LauncherError::argument("no --model-id, and neither HOME nor XDG_CACHE_HOME is set");
+            starter::prepare(&variables.user_cache().ok_or_else(no_home)?).await?
+        }
+    };
+    info!("Successfully downloaded weights for {name}");
+    Ok((folder, name))
+}
+
+fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf)) -> Launch {
+    // Not on the command line, which everybody on the machine can read.
+    let key = args.server.api_key.as_ref().map(|key| ("API_KEY", OsString::from(key.expose())));
+    Launch {
+        shard: Program {
+            path: shard,
+            arguments: supervise::shard_arguments(args, resolved),
+            environment: Vec::new(),
+        },
+        router: Program {
+            path: router,
+            arguments: supervise::router_arguments(args, resolved),
+            environment: key.into_iter().collect(),
+        },
+        socket: resolved.socket(0),
+        grace: Duration::from_secs(args.server.graceful_termination_timeout),
+        json_output: args.json_output,
+        welcome: welcome(&resolved.model_name, resolved.address, &args.server),
+    }
+}
+
+/// One line with a request to try, for whoever started the server by hand.
+fn welcome(model_name: &str, address: IpAddr, server: &ServerArgs) -> String {
+    let reachable = match address {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        other => other,
+    };
+    let url = format!("http://{}", SocketAddr::new(reachable, server.port));
+    let authorization = if server.api_key.is_some() { " -H \"Authorization: Bearer $API_KEY\"" } else { "" };
+    format!(
+        "Serving {model_name}. Try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{authorization} \
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"What is the capital of France?\"}}],\"max_tokens\":30}}'"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::parse_from;
+
+    #[test]
+    fn the_curl_line_reaches_the_server() {
+        let cases = [
+            ("0.0.0.0", "--port=8080", "curl http://127.0.0.1:8080/v1/chat/completions", false),
+            ("::", "--port=3000", "curl http://[::1]:3000/v1/chat/completions", false),
+            ("10.0.0.7", "--api-key=s3cret", "curl http://10.0.0.7:3000/v1/chat/completions", true),
+        ];
+        for (address, flag, part, has_key) in cases {
+            let server = parse_from(["launcher", flag]).expect("flags parse").cli.args.server;
+            let line = welcome("m", address.parse().expect("an address"), &server);
+            assert!(line.contains(part), "{line}");
+            assert_eq!(line.contains("Bearer $API_KEY"), has_key, "{line}");
+            assert!(!line.contains("s3cret") && !line.contains('\n'));
+            let body = line.split(" -d '").nth(1).and_then(|rest| rest.strip_suffix('\'')).expect("a body");
+            assert!(serde_json::from_str::<serde_json::Value>(body).is_ok(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_taken_port_is_refused() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = taken.local_addr().expect("an address");
+        let message = check_port(address).expect_err("taken").to_string();
+        assert!(message.contains("in use") && message.contains(&address.port().to_string()), "{message}");
+        drop(taken);
+        assert_eq!(check_port(address), Ok(()));
+    }
+}
