@@ -27,9 +27,8 @@ fn main() -> ExitCode {
 }
 
 fn convert(arguments: &ConvertArgs) -> anyhow::Result<()> {
-    let report = convert::run(arguments)
-        .map_err(|error| anyhow::anyhow!("{} cannot be converted: {error}", arguments.gguf.display()))?;
-    println!("{}: {report:?}", arguments.out.display());
+    let report = convert::run(arguments)?;
+    println!("{}: {report}", arguments.out.display());
     Ok(())
 }
 

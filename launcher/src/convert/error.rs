@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The operating system refused a read or write.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
+        /// The system's words. Not a `source`: the message already has them.
+        reason: std::io::Error,
     },
     /// The file is not a GGUF, or contradicts itself or its size.
     #[error("damaged GGUF: {0}")]
@@ -44,7 +44,7 @@ pub enum ConvertError {
 impl ConvertError {
     /// For `map_err`: names the file or folder that an operation was about.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.to_path_buf(), source }
+        move |reason| Self::Io { path: path.to_path_buf(), reason }
     }
 
     /// For `map_err`: adds the GGUF's path to an error that names no file yet.

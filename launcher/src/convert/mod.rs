@@ -18,6 +18,7 @@ mod tests;
 mod tokenizer;
 mod write;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 
@@ -75,6 +76,17 @@ pub struct ConvertReport {
     pub n_parameters: u64,
     /// Size of `model.safetensors` in bytes.
     pub n_bytes: u64,
+}
+
+impl fmt::Display for ConvertReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (millions, megabytes) = (self.n_parameters as f64 / 1e6, self.n_bytes as f64 / 1e6);
+        write!(
+            f,
+            "{} tensors, {millions:.1} M parameters, {} linear layers in 4 bits, {megabytes:.1} MB",
+            self.n_tensors, self.n_quantized
+        )
+    }
 }
 
 /// Converts `args.gguf` into the folder `args.out`.
