@@ -5,15 +5,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::shared::Shared;
-use super::step_metrics::{SentStep, StepMetrics};
+use super::step_metrics::{SentStep, StepMetrics, StepTimes};
 use super::{DriverError, is_last};
 use crate::engine::{Engine, Events, SeqId, StepOutcome};
-use crate::metrics::Metrics;
 use crate::request::{GenerationError, GenerationEvent, ValidRequest};
 use crate::shard::ShardLink;
 
@@ -43,6 +42,8 @@ pub(super) struct Driver<L> {
     outbox: Events,
     /// The steps in flight, oldest first.
     sent: VecDeque<SentStep>,
+    /// Answered in this turn, recorded at its end.
+    answered: Option<(SentStep, StepTimes)>,
     /// When the shard answered last.
     last_reply: Instant,
     /// Who waits for the last request to end; not empty = new requests are refused.
@@ -58,7 +59,7 @@ impl<L: ShardLink> Driver<L> {
         engine: Engine,
         link: L,
         events: flume::Receiver<Event>,
-        metrics: Arc<Metrics>,
+        metrics: StepMetrics,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
@@ -68,10 +69,11 @@ impl<L: ShardLink> Driver<L> {
             receivers: HashMap::new(),
             outbox: Events::new(),
             sent: VecDeque::new(),
+            answered: None,
             last_reply: Instant::now(),
             draining: Vec::new(),
             stop: None,
-            metrics: StepMetrics::new(metrics),
+            metrics,
             shared,
         }
     }
@@ -86,6 +88,7 @@ impl<L: ShardLink> Driver<L> {
             }
             self.send_steps();
             self.deliver();
+            self.publish();
             if let Some(result) = self.stop.take() {
                 return result;
             }
@@ -95,7 +98,6 @@ impl<L: ShardLink> Driver<L> {
                 }
                 return Ok(());
             }
-            self.publish();
         }
     }
 
@@ -139,7 +141,9 @@ impl<L: ShardLink> Driver<L> {
             Err(mismatch) => return self.shard_lost(mismatch.to_string()),
         }
         if let Some(step) = self.sent.pop_front() {
-            self.metrics.answered(step, now - step.at.max(self.last_reply), compute);
+            let inference = now - step.at.max(self.last_reply);
+            let times = StepTimes { inference, forward: compute, delivery: Duration::ZERO };
+            self.answered = Some((step, times));
         }
         self.last_reply = now;
     }
@@ -155,8 +159,8 @@ impl<L: ShardLink> Driver<L> {
         while self.stop.is_none() {
             let now = Instant::now();
             let Some(step) = self.engine.plan_step(now) else { return };
-            let sent = SentStep { prefill: step.is_prefill(), at: now };
-            self.metrics.sent(sent, step.n_admitted());
+            let sent = SentStep::new(&step, now);
+            self.metrics.sent(sent);
             self.sent.push_back(sent);
             if let Err(error) = self.link.send(step) {
                 self.shard_lost(error.to_string());
@@ -165,6 +169,7 @@ impl<L: ShardLink> Driver<L> {
     }
 
     fn deliver(&mut self) {
+        let begun = Instant::now();
         for (seq_id, event) in self.outbox.drain(..) {
             let last = is_last(&event);
             if let Some(receiver) = self.receivers.get(&seq_id) {
@@ -173,6 +178,9 @@ impl<L: ShardLink> Driver<L> {
             if last {
                 self.receivers.remove(&seq_id);
             }
+        }
+        if let Some((step, times)) = self.answered.take() {
+            self.metrics.answered(step, StepTimes { delivery: begun.elapsed(), ..times });
         }
     }
 

@@ -31,6 +31,7 @@ use crate::request::{
 use crate::shard::ShardLink;
 use event_loop::{Driver, Event};
 use shared::Shared;
+use step_metrics::StepMetrics;
 
 /// Why the driver stopped without being asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +74,7 @@ pub fn start<L: ShardLink>(
     let engine = Engine::new(EngineConfig::new(info, &limits)?);
     let shared = Arc::new(Shared::new(Instant::now()));
     let (events, queue) = flume::unbounded();
+    let metrics = StepMetrics::new(metrics, limits.max_batch_total_tokens);
     let driver = Driver::new(engine, link, queue, metrics, shared.clone());
     let task = tokio::spawn(driver.run());
     let stopped = async move {

@@ -6,20 +6,37 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, PlannedStep};
 use crate::metrics::Metrics;
 
 /// What is remembered of a step until its reply.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SentStep {
-    pub prefill: bool,
     pub at: Instant,
+    prefill: bool,
+    n_rows: usize,
+    n_admitted: usize,
 }
 
 impl SentStep {
+    pub fn new(step: &PlannedStep, now: Instant) -> Self {
+        Self { at: now, prefill: step.is_prefill(), n_rows: step.rows.len(), n_admitted: step.n_admitted() }
+    }
+
     fn method(self) -> &'static str {
         if self.prefill { "prefill" } else { "decode" }
     }
+}
+
+/// How long a step took, part by part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepTimes {
+    /// From when the shard could begin the step to its reply.
+    pub inference: Duration,
+    /// The shard's own time.
+    pub forward: Duration,
+    /// Handing out its tokens.
+    pub delivery: Duration,
 }
 
 pub(super) struct StepMetrics {
@@ -27,24 +44,31 @@ pub(super) struct StepMetrics {
 }
 
 impl StepMetrics {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, max_batch_total_tokens: u64) -> Self {
+        metrics.set("tgi_batch_max_total_tokens", max_batch_total_tokens as f64);
         Self { metrics }
     }
 
-    pub fn sent(&self, step: SentStep, n_admitted: usize) {
+    pub fn sent(&self, step: SentStep) {
         self.metrics.add("tgi_batch_inference_count", step.method(), 1);
-        if n_admitted > 0 {
-            self.metrics.observe("tgi_batch_next_size", "", n_admitted as f64);
+        if step.n_admitted > 0 {
+            self.metrics.observe("tgi_batch_next_size", "", step.n_admitted as f64);
+            if step.n_admitted < step.n_rows {
+                self.metrics.add("tgi_batch_concat", "chunking", 1);
+            }
         }
     }
 
-    /// `inference` spans from when the shard could begin the step to its reply, `forward` is the
-    /// shard's own time.
-    pub fn answered(&self, step: SentStep, inference: Duration, forward: Duration) {
+    pub fn answered(&self, step: SentStep, times: StepTimes) {
         let method = step.method();
         self.metrics.add("tgi_batch_inference_success", method, 1);
-        self.metrics.observe("tgi_batch_inference_duration", method, inference.as_secs_f64());
-        self.metrics.observe("tgi_batch_forward_duration", method, forward.as_secs_f64());
+        for (name, duration) in [
+            ("tgi_batch_inference_duration", times.inference),
+            ("tgi_batch_forward_duration", times.forward),
+            ("tgi_batch_decode_duration", times.delivery),
+        ] {
+            self.metrics.observe(name, method, duration.as_secs_f64());
+        }
     }
 
     pub fn failed(&self, step: SentStep) {

@@ -70,10 +70,17 @@ const LIMITS: Limits = Limits {
 type Stopped = tokio::task::JoinHandle<Result<(), DriverError>>;
 
 fn start_with(max_steps_in_flight: u32, on_send: OnSend) -> (EngineHandle, FakeShard, Stopped) {
+    start_measured(max_steps_in_flight, on_send, Arc::new(Metrics::new(32, 64)))
+}
+
+fn start_measured(
+    max_steps_in_flight: u32,
+    on_send: OnSend,
+    metrics: Arc<Metrics>,
+) -> (EngineHandle, FakeShard, Stopped) {
     let (steps, sent) = flume::unbounded();
     let (replies, answered) = flume::unbounded();
     let link = FakeLink { on_send, steps, replies: answered };
-    let metrics = Arc::new(Metrics::new(32, 64));
     let (engine, stopped) = start(link, &info(max_steps_in_flight), LIMITS, metrics).expect("good limits");
     (engine, FakeShard { steps: sent, replies }, tokio::spawn(stopped))
 }
@@ -149,6 +156,38 @@ async fn two_steps_in_flight_when_the_shard_wants_them() {
     assert_eq!(fourth.forget.len(), 1);
     shard.reply(&fourth, 7);
     assert_eq!(token(&mut other).await, (7, Some(FinishReason::Length)));
+}
+
+#[tokio::test]
+async fn steps_are_counted_by_what_they_hold() {
+    let metrics = Arc::new(Metrics::new(32, 64));
+    let (engine, shard, stopped) = start_measured(1, Box::new(|_| ()), metrics.clone());
+    let mut first = engine.submit(testing::request(3, 9, false)).expect("running");
+    let step = shard.next_step().await;
+    let _second = engine.submit(testing::request(3, 9, false)).expect("running");
+    shard.reply(&step, 1);
+    token(&mut first).await;
+    let step = shard.next_step().await;
+    shard.reply(&step, 2);
+    token(&mut first).await;
+    let _decode = shard.next_step().await;
+    drop(shard);
+    assert!(stopped.await.expect("no panic").is_err());
+    let text = metrics.render();
+    for line in [
+        "tgi_batch_inference_count{method=\"prefill\"} 2\n",
+        "tgi_batch_inference_count{method=\"decode\"} 1\n",
+        "tgi_batch_inference_success{method=\"prefill\"} 2\n",
+        "tgi_batch_inference_failure{method=\"decode\"} 1\n",
+        "tgi_batch_forward_duration_count{method=\"prefill\"} 2\n",
+        "tgi_batch_decode_duration_count{method=\"prefill\"} 2\n",
+        "tgi_batch_concat{reason=\"chunking\"} 1\n",
+        "tgi_batch_next_size_sum 2\n",
+        "tgi_batch_max_total_tokens 64\n",
+        "tgi_batch_current_size 0\n",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
 }
 
 #[tokio::test]
