@@ -6,9 +6,16 @@
 //! Unsafe code lives in `weights::mmap` and `ops::cpu::simd` only.
 #![deny(unsafe_code)]
 
+pub mod args;
 pub mod batch;
 pub mod config;
+pub mod device_thread;
 pub mod error;
+pub mod executor;
 pub mod memory_plan;
+pub mod model;
 pub mod ops;
+pub mod parent;
+pub mod sampler;
+pub mod service;
 pub mod weights;

@@ -1,1 +1,103 @@
-fn main() {}
+//! `text-generation-shard`: loads a model, binds its socket, serves steps until told to stop.
+//!
+//! The socket exists from when the model is loaded until the process ends in an orderly way. A
+//! fatal error is one last line on stderr and exit code 1; SIGTERM and SIGINT give exit code 0.
+#![deny(unsafe_code)]
+
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use text_generation_backend::args::Args;
+use text_generation_backend::device_thread::DeviceThread;
+use text_generation_backend::{parent, service};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match start(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    parent::die_with_parent()?;
+    start_logs(args.json_output)?;
+    // One thread is enough for the socket: the work is the device thread's.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            result = run(args) => result,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
+}
+
+fn start_logs(json: bool) -> anyhow::Result<()> {
+    let filter = match std::env::var("LOG_LEVEL") {
+        Ok(level) => EnvFilter::try_new(&level).with_context(|| format!("LOG_LEVEL {level:?}"))?,
+        Err(_) => EnvFilter::new("info"),
+    };
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match json {
+        true => logs.json().flatten_event(true).init(),
+        false => logs.init(),
+    }
+    Ok(())
+}
+
+/// Serves until the device or the server fails. Dropping the future removes the socket.
+async fn run(args: &Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let options = args.options()?;
+    let thread = DeviceThread::spawn(options).context("cannot start the device thread")?;
+    let (device, thread) = thread.ready().await?;
+    let (listener, _socket) = bind(&args.uds_path)?;
+    tracing::info!("Shard ready on {} in {:.2?}", args.uds_path.display(), started.elapsed());
+    tokio::select! {
+        result = service::serve(listener, device) => Ok(result?),
+        error = thread.failed() => Err(error),
+    }
+}
+
+/// The socket's file, removed in the end.
+struct Socket {
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!("Cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Listens on `path`, in place of a socket that a dead process left there.
+fn bind(path: &Path) -> anyhow::Result<(UnixListener, Socket)> {
+    let name = path.display();
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            bail!("{name}: expected a free path for the shard's socket, found another file");
+        }
+        if UnixStream::connect(path).is_ok() {
+            bail!("{name}: another shard serves on this socket");
+        }
+        std::fs::remove_file(path).with_context(|| format!("{name}: cannot remove the old socket"))?;
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("{name}: cannot bind the socket"))?;
+    Ok((listener, Socket { path: path.to_path_buf() }))
+}

@@ -5,6 +5,8 @@
 //! number of rows, their order, the number of threads or how a prompt was cut into chunks; reduction
 //! order is fixed; nothing is allocated after `new_act` / `new_kv`. Activations are float32.
 
+pub mod reference;
+
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, Tensor};
@@ -35,6 +37,9 @@ pub struct AttentionShape {
 
 /// What a device must be able to do for the decoder. Matrices are row-major `[rows, cols]`.
 pub trait Ops {
+    /// Bytes of one stored K or V element.
+    const KV_ELEMENT_BYTES: usize = size_of::<f32>();
+
     /// Activations, float32, with room for a fixed number of rows; `set_rows` picks how many count.
     type Act;
     /// A packed linear layer `[K, N]` with optional bias.

@@ -1,0 +1,180 @@
+//! One step: checks its rows, runs the forward pass in micro-batches, samples. Owned by the device
+//! thread. It trusts nothing that a step says: a bad row gets an error of its own, and the other
+//! rows run as if it were not there. Holds no clock and no random state.
+
+mod micro_batch;
+mod sequence;
+mod step;
+
+pub use step::{Input, Row, RowOutcome, Start, Step, StepOutcome};
+
+use crate::error::{LoadError, StepError};
+use crate::memory_plan::{self, BLOCK_SIZE, MemoryPlan, PlanInputs};
+use crate::model::decoder::{Decoder, Memory, Room};
+use crate::ops::Ops;
+use crate::sampler::{Draw, Sampled, Sampler};
+use micro_batch::MicroBatch;
+use sequence::{Admission, AdmittedRow, Limits, SequenceTable};
+
+/// Rows of one forward pass: enough to reuse every weight many times, few enough that the
+/// activations stay in a cache.
+const MICRO_BATCH_ROWS: usize = 256;
+/// Rows whose logits are computed at once; logits are by far the widest activations.
+const LOGITS_ROWS: usize = 64;
+
+/// What the router asks of `Plan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub max_step_tokens: usize,
+    pub max_step_rows: usize,
+    /// 0 = as many as suit the machine.
+    pub max_batch_total_tokens: usize,
+    pub max_total_tokens: usize,
+}
+
+/// A model, its memory and its sequences.
+pub struct Executor<O: Ops> {
+    decoder: Decoder<O>,
+    planned: Option<Planned<O>>,
+    sequences: SequenceTable,
+    sampler: Sampler,
+    last_step_id: Option<u64>,
+}
+
+struct Planned<O: Ops> {
+    limits: Limits,
+    max_rows: usize,
+    max_logits_rows: usize,
+    memory: Memory<O>,
+}
+
+impl<O: Ops> Executor<O> {
+    pub fn new(decoder: Decoder<O>) -> Executor<O> {
+        Executor {
+            decoder,
+            planned: None,
+            sequences: SequenceTable::default(),
+            sampler: Sampler::default(),
+            last_step_id: None,
+        }
+    }
+
+    /// Forgets everything and allocates what steps within `budget` need. `available_bytes` measures
+    /// the free memory once the old plan's is given back.
+    ///
+    /// # Errors
+    /// A budget that the model or the machine cannot meet; steps are then refused until the next plan.
+    pub fn plan(
+        &mut self,
+        budget: &Budget,
+        available_bytes: impl FnOnce() -> usize,
+    ) -> Result<MemoryPlan, LoadError> {
+        self.reset();
+        self.planned = None;
+        let (max_rows, max_logits_rows) =
+            (budget.max_step_tokens.min(MICRO_BATCH_ROWS), budget.max_step_rows.min(LOGITS_ROWS));
+        let inputs = PlanInputs {
+            max_step_tokens: max_rows,
+            max_step_rows: max_logits_rows,
+            max_batch_total_tokens: budget.max_batch_total_tokens,
+            max_total_tokens: budget.max_total_tokens,
+            available_bytes: available_bytes(),
+            kv_element_bytes: O::KV_ELEMENT_BYTES,
+        };
+        let plan = memory_plan::plan(self.decoder.config(), &inputs)?;
+        let room = Room { n_blocks: plan.n_blocks, block_size: BLOCK_SIZE, max_rows, max_logits_rows };
+        let limits = Limits {
+            max_step_tokens: budget.max_step_tokens,
+            max_step_rows: budget.max_step_rows,
+            max_total_tokens: budget.max_total_tokens,
+            n_blocks: plan.n_blocks,
+        };
+        let memory = self.decoder.allocate(&room)?;
+        self.planned = Some(Planned { limits, max_rows, max_logits_rows, memory });
+        Ok(plan)
+    }
+
+    /// Forgets all sequences and where the numbering of steps was: a new stream begins.
+    pub fn reset(&mut self) {
+        self.sequences.clear();
+        self.last_step_id = None;
+    }
+
+    /// Executes one step.
+    ///
+    /// # Errors
+    /// A step before `plan` or out of order, or a device that fails: the step as a whole is lost.
+    pub fn step(&mut self, step: Step) -> Result<StepOutcome, StepError> {
+        let step_id = step.step_id;
+        let bad = |detail| StepError::BadStep { step_id, detail };
+        let Some(planned) = &mut self.planned else {
+            return Err(bad("no memory is planned; call Plan first".to_owned()));
+        };
+        if let Some(last) = self.last_step_id.filter(|last| last.checked_add(1) != Some(step_id)) {
+            return Err(bad(format!("expected the step after {last}")));
+        }
+        self.last_step_id = Some(step_id);
+        self.sequences.forget(&step.forget);
+
+        let ids: Vec<u64> = step.rows.iter().map(|row| row.sequence_id).collect();
+        let mut results: Vec<Option<Result<Sampled, String>>> = vec![None; ids.len()];
+        let mut admission = Admission::new(self.decoder.config(), &planned.limits);
+        let mut rows = Vec::with_capacity(ids.len());
+        for (row, result) in step.rows.into_iter().zip(&mut results) {
+            match self.sequences.admit(row, &mut admission) {
+                Ok(row) => rows.push(row),
+                Err(fault) => *result = Some(Err(fault)),
+            }
+        }
+        for micro_batch in micro_batch::cut(&rows, &self.sequences, planned.max_rows) {
+            let mut run = Run {
+                decoder: &mut self.decoder,
+                planned,
+                sequences: &mut self.sequences,
+                sampler: &mut self.sampler,
+            };
+            run.micro_batch(&micro_batch, &rows, &mut results)?;
+        }
+        let outcome =
+            |(sequence_id, result): (u64, Option<_>)| Some(RowOutcome { sequence_id, result: result? });
+        Ok(StepOutcome { step_id, results: ids.into_iter().zip(results).filter_map(outcome).collect() })
+    }
+}
+
+/// What one micro-batch works with.
+struct Run<'a, O: Ops> {
+    decoder: &'a mut Decoder<O>,
+    planned: &'a mut Planned<O>,
+    sequences: &'a mut SequenceTable,
+    sampler: &'a mut Sampler,
+}
+
+impl<O: Ops> Run<'_, O> {
+    /// Runs the forward pass, then logits and sampling a few rows at a time.
+    fn micro_batch(
+        &mut self,
+        micro_batch: &MicroBatch,
+        rows: &[AdmittedRow],
+        results: &mut [Option<Result<Sampled, String>>],
+    ) -> Result<(), StepError> {
+        let (max, memory) = (self.planned.max_logits_rows, &mut self.planned.memory);
+        self.decoder.forward(memory, &micro_batch.batch)?;
+        let wanted = micro_batch.batch.logits_rows.chunks(max).zip(micro_batch.sampling.chunks(max));
+        for (logits_rows, sampling) in wanted {
+            self.decoder.logits(memory, logits_rows)?;
+            for (i, row) in sampling.iter().map(|&index| &rows[index]).enumerate() {
+                let logits = self.decoder.read_logits(memory, i)?;
+                let Some(sequence) = self.sequences.get_mut(row.sequence_id) else { continue };
+                let draw = Draw {
+                    parameters: &sequence.sampling,
+                    counts: &sequence.counts,
+                    position: sequence.n_tokens,
+                };
+                let sampled = self.sampler.sample(&logits, &draw);
+                sequence.last_sampled = sampled.as_ref().ok().map(|sampled| sampled.token.id);
+                results[row.index] = Some(sampled.map_err(|error| error.to_string()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! The one decoder-only forward pass: embed, layers, norm, head. Every family and every device runs
+//! this code; what differs is data (`names`, `ModelConfig`) and the `Ops` below. Called by the
+//! executor with micro-batches that fit the memory it allocated. Knows nothing of sampling.
+
+use std::borrow::Cow;
+
+use super::load::{Layer, Weights};
+use crate::batch::Batch;
+use crate::config::ModelConfig;
+use crate::error::{LoadError, StepError};
+use crate::ops::{AttentionShape, KvShape, Ops};
+
+/// A loaded model on its device.
+pub struct Decoder<O: Ops> {
+    ops: O,
+    config: ModelConfig,
+    weights: Weights<O>,
+    shape: AttentionShape,
+}
+
+/// What `Decoder::allocate` makes room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    pub n_blocks: usize,
+    /// Tokens a KV block.
+    pub block_size: usize,
+    /// Rows of one forward pass.
+    pub max_rows: usize,
+    /// Rows whose logits are computed at once.
+    pub max_logits_rows: usize,
+}
+
+/// The KV cache and the activations: everything that steps write to.
+pub struct Memory<O: Ops> {
+    kv: O::Kv,
+    /// `[rows, hidden]`: the residual stream.
+    residual: O::Act,
+    /// `[rows, hidden]`: its norm, the input of the next linear layer; at the end, of the head.
+    normed: O::Act,
+    /// `[rows, (n_heads + 2 n_kv_heads) * head_dim]`
+    qkv: O::Act,
+    /// `[rows, n_heads * head_dim]`
+    attention: O::Act,
+    /// `[rows, hidden]`: what attention or the MLP adds to the residual.
+    delta: O::Act,
+    /// `[rows, 2 intermediate]`
+    gate_up: O::Act,
+    /// `[rows, intermediate]`
+    activated: O::Act,
+    /// `[logits rows, hidden]`
+    last: O::Act,
+    /// `[logits rows, vocab]`
+    logits: O::Act,
+}
+
+impl<O: Ops> Decoder<O> {
+    pub fn new(ops: O, config: ModelConfig, weights: Weights<O>) -> Decoder<O> {
+        let shape = AttentionShape {
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            rope_dim: config.rope.dim,
+            logn_seq_length: config.rope.logn_seq_length,
+        };
+        Decoder { ops, config, weights, shape }
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Allocates all that steps will use.
+    pub fn allocate(&mut self, room: &Room) -> Result<Memory<O>, LoadError> {
+        let ModelConfig { hidden, intermediate, vocab, n_layers, n_kv_heads, head_dim, .. } = self.config;
+        let (n_blocks, block_size) = (room.n_blocks, room.block_size);
+        let kv = self.ops.new_kv(KvShape { n_layers, n_blocks, block_size, n_kv_heads, head_dim })?;
+        let mut rows = |cols| self.ops.new_act(room.max_rows, cols);
+        Ok(Memory {
+            kv,
+            residual: rows(hidden)?,
+            normed: rows(hidden)?,
+            qkv: rows(self.config.qkv_width())?,
+            attention: rows(self.config.n_heads * head_dim)?,
+            delta: rows(hidden)?,
+            gate_up: rows(2 * intermediate)?,
+            activated: rows(intermediate)?,
+            last: self.ops.new_act(room.max_logits_rows, hidden)?,
+            logits: self.ops.new_act(room.max_logits_rows, vocab)?,
+        })
+    }
+
+    /// Runs all layers over `batch` (at most `max_rows` rows): K and V of its rows are then in the
+    /// cache and their final hidden states ready for `logits`.
+    pub fn forward(&mut self, memory: &mut Memory<O>, batch: &Batch) -> Result<(), StepError> {
+        let (ops, eps) = (&mut self.ops, self.config.norm_eps);
+        memory.set_rows(ops, batch.n_rows());
+        ops.begin_step(batch, &self.shape)?;
+        ops.embed(&self.weights.embedding, batch, &mut memory.residual)?;
+        let layers = &self.weights.layers;
+        let first_norm = layers.first().map_or(&self.weights.final_norm, |layer| &layer.input_norm);
+        ops.rms_norm(&memory.residual, first_norm, eps, &mut memory.normed)?;
+        for (index, layer) in layers.iter().enumerate() {
+            let next_norm = layers.get(index + 1).map_or(&self.weights.final_norm, |next| &next.input_norm);
+            memory.attention(ops, layer, index, (batch, &self.shape))?;
+            memory.add_and_norm(ops, &layer.mlp_norm, eps)?;
+            memory.mlp(ops, layer)?;
+            memory.add_and_norm(ops, next_norm, eps)?;
+        }
+        Ok(())
+    }
+
+    /// Computes the logits of some `rows` (at most `max_logits_rows`) of the batch that went
+    /// through `forward` last; `read_logits` then gives them.
+    pub fn logits(&mut self, memory: &mut Memory<O>, rows: &[usize]) -> Result<(), StepError> {
+        self.ops.set_rows(&mut memory.last, rows.len());
+        self.ops.set_rows(&mut memory.logits, rows.len());
+        self.ops.gather_rows(&memory.normed, rows, &mut memory.last)?;
+        self.ops.linear(&memory.last, &self.weights.lm_head, &mut memory.logits)
+    }
+
+    /// Logits `[vocab]` of the `index`-th row of the last `logits` call.
+    pub fn read_logits<'a>(&self, memory: &'a Memory<O>, index: usize) -> Result<Cow<'a, [f32]>, StepError> {
+        self.ops.read_row(&memory.logits, index)
+    }
+}
+
+impl<O: Ops> Memory<O> {
+    fn set_rows(&mut self, ops: &O, rows: usize) {
+        let all = [
+            &mut self.residual,
+            &mut self.normed,
+            &mut self.qkv,
+            &mut self.attention,
+            &mut self.delta,
+            &mut self.gate_up,
+            &mut self.activated,
+        ];
+        for act in all {
+            ops.set_rows(act, rows);
+        }
+    }
+
+    /// normed -> delta
+    fn attention(
+        &mut self,
+        ops: &mut O,
+        layer: &Layer<O>,
+        index: usize,
+        (batch, shape): (&Batch, &AttentionShape),
+    ) -> Result<(), StepError> {
+        ops.linear(&self.normed, &layer.qkv, &mut self.qkv)?;
+        ops.rope_and_store(&mut self.qkv, &mut self.kv, index, batch, shape)?;
+        ops.attention(&self.qkv, &self.kv, index, batch, shape, &mut self.attention)?;
+        ops.linear(&self.attention, &layer.attention_out, &mut self.delta)
+    }
+
+    /// normed -> delta
+    fn mlp(&mut self, ops: &mut O, layer: &Layer<O>) -> Result<(), StepError> {
+        ops.linear(&self.normed, &layer.gate_up, &mut self.gate_up)?;
+        ops.silu_mul(&self.gate_up, &mut self.activated)?;
+        ops.linear(&self.activated, &layer.down, &mut self.delta)
+    }
+
+    /// Adds delta to the residual and norms it for what comes next.
+    fn add_and_norm(&mut self, ops: &mut O, norm: &O::Norm, eps: f32) -> Result<(), StepError> {
+        ops.add_rms_norm(&mut self.residual, &self.delta, norm, eps, &mut self.normed)
+    }
+}

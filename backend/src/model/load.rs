@@ -1,0 +1,113 @@
+//! From a checkpoint's named tensors to the decoder's packed layers. Called once, by the device
+//! thread. After each layer is packed, its pages of the mapped file are let go, so that the peak
+//! memory is one copy of the weights and one layer.
+
+use super::names::{Names, Qkv, names};
+use crate::config::ModelConfig;
+use crate::error::LoadError;
+use crate::ops::Ops;
+use crate::weights::{Checkpoint, LinearSource, LinearWeight};
+
+/// Everything the forward pass multiplies with.
+pub struct Weights<O: Ops> {
+    pub embedding: O::Embedding,
+    pub layers: Vec<Layer<O>>,
+    pub final_norm: O::Norm,
+    pub lm_head: O::Linear,
+}
+
+/// One block of the decoder.
+pub struct Layer<O: Ops> {
+    pub input_norm: O::Norm,
+    /// `[hidden, (n_heads + 2 n_kv_heads) * head_dim]`
+    pub qkv: O::Linear,
+    pub attention_out: O::Linear,
+    pub mlp_norm: O::Norm,
+    /// `[hidden, 2 intermediate]`, gate first.
+    pub gate_up: O::Linear,
+    pub down: O::Linear,
+}
+
+/// Packs all layers of `checkpoint`. `progress` hears (layers done, layers in all).
+pub fn load<O: Ops>(
+    ops: &mut O,
+    config: &ModelConfig,
+    checkpoint: &Checkpoint,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Weights<O>, LoadError> {
+    let mut loader = Loader { ops, config, checkpoint, names: names(config.family) };
+    let mut layers = Vec::with_capacity(config.n_layers);
+    for index in 0..config.n_layers {
+        progress(index, config.n_layers);
+        layers.push(loader.layer(index)?);
+    }
+    let final_norm = loader.norm(loader.names.final_norm)?;
+    let (embedding, lm_head) = loader.embedding_and_head()?;
+    progress(config.n_layers, config.n_layers);
+    Ok(Weights { embedding, layers, final_norm, lm_head })
+}
+
+struct Loader<'a, O: Ops> {
+    ops: &'a mut O,
+    config: &'a ModelConfig,
+    checkpoint: &'a Checkpoint,
+    names: &'static Names,
+}
+
+impl<O: Ops> Loader<'_, O> {
+    fn layer(&mut self, index: usize) -> Result<Layer<O>, LoadError> {
+        let names = self.names;
+        let ModelConfig { hidden, intermediate, n_heads, n_kv_heads, head_dim, .. } = *self.config;
+        let full = |name: &str| format!("{}.{index}.{name}", names.layers);
+        let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
+        let qkv = match names.qkv {
+            Qkv::Fused(name) => vec![(full(name), q + 2 * kv)],
+            Qkv::Split(parts) => parts.map(full).into_iter().zip([q, kv, kv]).collect(),
+        };
+        let gate_up = [(full(names.gate), intermediate), (full(names.up), intermediate)];
+        Ok(Layer {
+            input_norm: self.norm(&full(names.input_norm))?,
+            qkv: self.linear(&qkv, hidden)?,
+            attention_out: self.linear(&[(full(names.attention_out), hidden)], q)?,
+            mlp_norm: self.norm(&full(names.mlp_norm))?,
+            gate_up: self.linear(&gate_up, hidden)?,
+            down: self.linear(&[(full(names.down), hidden)], intermediate)?,
+        })
+    }
+
+    fn norm(&mut self, name: &str) -> Result<O::Norm, LoadError> {
+        let weight = self.checkpoint.tensor(name, &[self.config.hidden])?;
+        self.ops.load_norm(&weight)
+    }
+
+    /// Packs layers that share their input side by side; `parts` are (prefix, output features).
+    fn linear(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<O::Linear, LoadError> {
+        let quantization = &self.config.quantization;
+        let source = |(prefix, out_features): &(String, usize)| {
+            self.checkpoint.linear(prefix, in_features, *out_features, quantization)
+        };
+        let sources: Vec<LinearSource> = parts.iter().map(source).collect::<Result<_, _>>()?;
+        let packed = self.ops.load_linear(&sources)?;
+        sources.iter().for_each(LinearSource::release);
+        Ok(packed)
+    }
+
+    /// The embedding, and the head, which a tied model shares with it.
+    fn embedding_and_head(&mut self) -> Result<(O::Embedding, O::Linear), LoadError> {
+        let ModelConfig { vocab, hidden, tied, .. } = *self.config;
+        let table = self.checkpoint.tensor(self.names.embedding, &[vocab, hidden])?;
+        let lm_head = match tied {
+            false => self.linear(&[(self.names.lm_head.to_owned(), vocab)], hidden)?,
+            true => self.ops.load_linear(&[LinearSource {
+                name: self.names.embedding.to_owned(),
+                in_features: hidden,
+                out_features: vocab,
+                weight: LinearWeight::Plain(table.clone()),
+                bias: None,
+            }])?,
+        };
+        let embedding = self.ops.load_embedding(&table)?;
+        table.release();
+        Ok((embedding, lm_head))
+    }
+}
