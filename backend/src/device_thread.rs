@@ -194,9 +194,7 @@ fn load_model<O: Ops>(mut ops: O, options: &Options) -> anyhow::Result<(Decoder<
     );
     let checkpoint = Checkpoint::open(&options.model_path)?;
     let weight_bytes = checkpoint.total_bytes();
-    if let Some(available) = memory_plan::available_bytes() {
-        memory_plan::check_weights_fit(weight_bytes, available)?;
-    }
+    memory_plan::check_weights_fit(weight_bytes, memory_plan::available_bytes())?;
     let mut told = started;
     let mut progress = |done: usize, all: usize| {
         if told.elapsed() >= PROGRESS_INTERVAL {
@@ -222,8 +220,7 @@ fn obey<O: Ops>(
     for command in inbox {
         match command {
             Command::Plan { budget, reply } => {
-                let available = || memory_plan::available_bytes().unwrap_or(usize::MAX);
-                let _ = reply.send(executor.plan(&budget, available));
+                let _ = reply.send(executor.plan(&budget, memory_plan::available_bytes));
             }
             Command::OpenStream { stream } => {
                 current_stream = stream;
