@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn device_variables() {
-        let cases: [(&[(&str, &str)], Option<usize>); 5] = [
+        type Variables = &'static [(&'static str, &'static str)];
+        let cases: [(Variables, Option<usize>); 5] = [
             (&[], None),
             (&[("CUDA_VISIBLE_DEVICES", "0,1,2"), ("NVIDIA_VISIBLE_DEVICES", "0")], Some(3)),
             (&[("NVIDIA_VISIBLE_DEVICES", "0")], Some(1)),

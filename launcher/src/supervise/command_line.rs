@@ -182,7 +182,7 @@ mod tests {
             (&["--max-batch-prefill-tokens", "4096"], "", "--max-batch-prefill-tokens=4096"),
             (&["--max-batch-size", "7"], "", "--max-batch-size=7"),
             (&["--cors-allow-origin", "http://a,http://b"], "", "--cors-allow-origin=http://b"),
-            (&["--tokenizer-config-path", "-x"].as_slice(), "", "--tokenizer-config-path=-x"),
+            (&["--tokenizer-config-path", "-x"], "", "--tokenizer-config-path=-x"),
         ];
         for (flags, shard_part, router_part) in cases {
             let flags: Vec<String> = match flags {

@@ -192,7 +192,8 @@ impl Supervisor<'_> {
     }
 
     fn line(&mut self, role: Role, line: &str) {
-        if role == Role::Router && !self.welcomed && output::is_connected(line) {
+        if role == Role::Router && !self.welcomed && !self.policy.is_stopping() && output::is_connected(line)
+        {
             self.welcomed = true;
             info!("{}", self.launch.welcome);
         }
@@ -221,8 +222,8 @@ impl Supervisor<'_> {
         }
         match role {
             Role::Shard => {
-                error!(rank = 0, "Shard complete standard error output:\n{}", words.join("\n"));
-                error!(rank = 0, "Shard 0 crashed: it {}", child::describe(status));
+                error!("Shard complete standard error output:\n{}", words.join("\n"));
+                error!("Shard 0 crashed: it {}", child::describe(status));
             }
             Role::Router => error!("Webserver Crashed: it {}", child::describe(status)),
         }

@@ -1,0 +1,121 @@
+//! Flags and environment variables as they arrive at the children.
+
+use rustix::process::Signal;
+
+use crate::harness::{Ended, Setup};
+
+fn serve_and_stop(setup: Setup) -> Ended {
+    let mut launched = setup.start();
+    launched.until("Shard ready in").until("Connected").signal(Signal::TERM);
+    launched.wait()
+}
+
+/// The value that a child got for a flag.
+fn value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    arguments.iter().find_map(|argument| argument.strip_prefix(flag)?.strip_prefix('='))
+}
+
+#[test]
+fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
+    let setup = Setup::new(&["--max-total-tokens", "500"])
+        .with_model()
+        .env("MAX_TOTAL_TOKENS", "400")
+        .env("MAX_INPUT_LENGTH", "300")
+        .env("JSON_OUTPUT", "false")
+        .env("DISABLE_GRAMMAR_SUPPORT", "1")
+        .env("QUERN_THREADS", "2");
+    let ended = serve_and_stop(setup);
+    let (router, shard) = (ended.arguments("router"), ended.arguments("shard"));
+    let cases = [
+        ("--max-total-tokens", Some("500")),
+        ("--max-input-tokens", Some("300")),
+        ("--max-best-of", Some("2")),
+        ("--max-batch-size", None),
+    ];
+    for (flag, expected) in cases {
+        assert_eq!(value(&router, flag), expected, "{flag} in {router:?}");
+    }
+    assert!(router.contains(&"--disable-grammar-support".to_owned()));
+    assert!(!router.contains(&"--json-output".to_owned()));
+    assert_eq!(value(&shard, "--threads"), Some("2"));
+}
+
+#[test]
+fn boolean_variables_take_the_usual_words_only() {
+    for (word, expected) in [("true", true), ("1", true), ("on", true), ("false", false), ("0", false)] {
+        let ended = serve_and_stop(Setup::new(&[]).with_model().env("ENABLE_PREFILL_LOGPROBS", word));
+        let passed = ended.arguments("router").contains(&"--enable-prefill-logprobs".to_owned());
+        assert_eq!(passed, expected, "{word}");
+    }
+    let ended = Setup::new(&[]).with_model().env("ENABLE_PREFILL_LOGPROBS", "perhaps").run();
+    assert_eq!(ended.code, Some(2), "{}", ended.output());
+}
+
+#[test]
+fn both_children_meet_at_one_socket_of_this_launch() {
+    let mut first = Setup::new(&[]).with_model().start();
+    first.until("Shard ready in");
+    let second = serve_and_stop(Setup::new(&[]).with_model());
+    first.until("Connected").signal(Signal::TERM);
+    let first = first.wait();
+    let sockets: Vec<String> = [&first, &second]
+        .iter()
+        .map(|ended| {
+            let (shard, router) = (ended.arguments("shard"), ended.arguments("router"));
+            let socket = value(&shard, "--uds-path").expect("a socket");
+            assert_eq!(value(&router, "--master-shard-uds-path"), Some(socket));
+            socket.to_owned()
+        })
+        .collect();
+    assert_ne!(sockets[0], sockets[1]);
+    let setup = Setup::new(&[]).with_model();
+    let base = setup.folder.path().join("given").display().to_string();
+    let ended = serve_and_stop(setup.env("SHARD_UDS_PATH", &base));
+    assert_eq!(value(&ended.arguments("shard"), "--uds-path"), Some(format!("{base}-0").as_str()));
+}
+
+#[test]
+fn the_api_key_is_handed_over_unseen() {
+    for setup in [Setup::new(&["--api-key", "s3cret-key"]), Setup::new(&[]).env("API_KEY", "s3cret-key")] {
+        let ended = serve_and_stop(setup.with_model());
+        let key = std::fs::read_to_string(ended.folder.path().join("router.key")).expect("noted");
+        assert_eq!(key, "s3cret-key");
+        assert!(!ended.output().contains("s3cret-key"), "{}", ended.output());
+        assert!(!ended.arguments("router").concat().contains("s3cret-key"));
+        assert!(ended.output().contains("Bearer $API_KEY"));
+    }
+}
+
+#[test]
+fn flags_without_effect_warn_once_and_only_when_set() {
+    let flags = ["--watermark-gamma", "0.5", "--usage-stats", "off"];
+    let ended = serve_and_stop(Setup::new(&flags).with_model().env("LORA_ADAPTERS", "a,b"));
+    let warnings: Vec<&String> = ended.lines.iter().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("`--watermark-gamma` has no effect")
+            && warnings[1].contains("`--lora-adapters`")
+    );
+}
+
+#[test]
+fn a_hostname_that_is_no_address_becomes_all_addresses() {
+    let ended = serve_and_stop(Setup::new(&[]).with_model().env("HOSTNAME", "3f2a9c1b7d60"));
+    ended.position("Invalid hostname, defaulting to 0.0.0.0");
+    assert_eq!(value(&ended.arguments("router"), "--hostname"), Some("0.0.0.0"));
+}
+
+#[test]
+fn a_snapshot_in_the_hub_cache_is_served() {
+    let setup = Setup::new(&["--model-id", "owner/name", "--revision", "v1", "--port", "0"]);
+    let repository = setup.folder.path().join("hub/models--owner--name");
+    let snapshot = repository.join("snapshots/c0ffee");
+    std::fs::create_dir_all(repository.join("refs")).expect("made");
+    std::fs::create_dir_all(repository.join("snapshots")).expect("made");
+    std::fs::write(repository.join("refs/v1"), "c0ffee").expect("written");
+    std::fs::rename(setup.model(), &snapshot).expect("moved");
+    let home = setup.folder.path().display().to_string();
+    let ended = serve_and_stop(setup.env("HF_HOME", &home));
+    assert_eq!(value(&ended.arguments("shard"), "--model-path"), snapshot.to_str());
+    assert_eq!(value(&ended.arguments("router"), "--model-id"), Some("owner/name"));
+}
