@@ -7,10 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod args;
 pub mod driver;
 pub mod engine;
+pub mod limits;
 pub mod metrics;
 pub mod request;
+pub mod server;
 pub mod shard;
 pub mod text;
 pub mod validation;

@@ -33,8 +33,10 @@ use state::{App, EdgeSettings};
 
 /// All routes of this server around `app`.
 pub fn router(app: App) -> Router {
-    let cors = cors(app.settings());
-    let payload_limit = app.settings().payload_limit;
+    layers(routes(), app)
+}
+
+fn routes() -> Router<App> {
     Router::new()
         .route("/", get(meta::health).post(tgi::compat))
         .route("/generate", post(tgi::generate))
@@ -50,11 +52,16 @@ pub fn router(app: App) -> Router {
         .route("/livez", get(meta::live))
         .route("/metrics", get(meta::metrics))
         .fallback(async || ApiError::NotFound)
-        .layer(DefaultBodyLimit::max(payload_limit))
+}
+
+/// What every request passes, outermost last.
+fn layers(routes: Router<App>, app: App) -> Router {
+    routes
+        .layer(DefaultBodyLimit::max(app.settings().payload_limit))
         .layer(from_fn_with_state(app.clone(), auth::require_key))
         .layer(CatchPanicLayer::custom(internal_error))
         .layer(from_fn(error::render))
-        .layer(cors)
+        .layer(cors(app.settings()))
         .with_state(app)
 }
 

@@ -143,3 +143,7 @@ impl Pieces {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pieces_tests.rs"]
+mod tests;

@@ -3,15 +3,15 @@
 //! Made by `Serving::open`; TGI's and OpenAI's routes build their answers from `Piece`s. Dropping a
 //! `Sequence` cancels the generation and frees its place.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::ApiError;
 use super::pieces::{Finish, Pieces, TextStyle};
 use super::record::{SequenceRecord, Times};
-use super::state::{Events, Serving};
+use super::state::Serving;
+use crate::driver::Generation;
 use crate::request::{GenerationEvent, TokenLogprob};
 use crate::validation::{Accepted, Draft};
 
@@ -27,7 +27,7 @@ pub struct Piece {
 
 /// A submitted generation.
 pub struct Sequence {
-    events: Option<Events>,
+    generation: Option<Generation>,
     /// The first event, once `first` waited for it.
     waiting: Option<GenerationEvent>,
     pieces: Pieces,
@@ -83,7 +83,7 @@ impl Serving {
             pieces: Pieces::new(&self.tokenizer, &accepted.stop, style),
             input_tokens: accepted.input_tokens,
             seed: accepted.seed,
-            events: Some(self.engine.submit(accepted.request)?),
+            generation: Some(self.engine.submit(accepted.request)?),
             waiting: None,
             record,
             _permit: permit,
@@ -108,7 +108,7 @@ impl Sequence {
     pub async fn next(&mut self) -> Result<Option<Piece>, ApiError> {
         let event = match self.waiting.take() {
             Some(event) => Some(event),
-            None if self.events.is_none() => return Ok(None),
+            None if self.generation.is_none() => return Ok(None),
             None => self.event().await,
         };
         match event {
@@ -116,17 +116,17 @@ impl Sequence {
                 self.record.token(timing, at);
                 let text = self.pieces.push(token.id, finish);
                 if let Some(finish) = text.finish {
-                    self.events = None; // after a stop string this cancels the rest
+                    self.generation = None; // after a stop string this cancels the rest
                     self.record.finish(finish, self.seed);
                 }
                 Ok(Some(Piece { token, top, text: text.shown, finish: text.finish }))
             }
             Some(GenerationEvent::Failed(error)) => {
-                self.events = None;
+                self.generation = None;
                 Err(error.into())
             }
             None => {
-                self.events = None;
+                self.generation = None;
                 Err(ApiError::IncompleteStream)
             }
         }
@@ -162,21 +162,7 @@ impl Sequence {
     }
 
     async fn event(&mut self) -> Option<GenerationEvent> {
-        match &mut self.events {
-            Some(events) => events.next().await,
-            None => None,
-        }
-    }
-}
-
-impl Finished {
-    pub fn n_generated(&self) -> u32 {
-        self.times.n_tokens
-    }
-
-    /// Since the HTTP request came.
-    pub fn total(&self) -> Duration {
-        self.times.total
+        self.generation.as_mut()?.next().await
     }
 }
 

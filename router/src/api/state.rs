@@ -3,46 +3,20 @@
 //! `server` makes an `App` before the model is loaded and calls `serve` when it is; until then every
 //! route that needs the model answers 503.
 
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use axum::http::HeaderValue;
-use futures::Stream;
 use tokio::sync::Semaphore;
 
 use super::error::ApiError;
 use super::meta::Info;
 use crate::driver::EngineHandle;
 use crate::metrics::Metrics;
-use crate::request::{EngineStatus, GenerationError, GenerationEvent, ValidRequest};
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::validation::Validator;
 
-/// Events of one generation. Dropping it cancels the generation.
-pub type Events = Pin<Box<dyn Stream<Item = GenerationEvent> + Send>>;
-
-/// What the routes need of the engine: the driver's handle, or a script in tests.
-pub trait Engine: Send + Sync + 'static {
-    /// Queues a request; fails only when the process is stopping.
-    fn submit(&self, request: ValidRequest) -> Result<Events, GenerationError>;
-    fn status(&self) -> EngineStatus;
-}
-
-impl Engine for EngineHandle {
-    fn submit(&self, request: ValidRequest) -> Result<Events, GenerationError> {
-        let generation = EngineHandle::submit(self, request)?;
-        Ok(Box::pin(futures::stream::unfold(generation, async |mut generation| {
-            generation.next().await.map(|event| (event, generation))
-        })))
-    }
-
-    fn status(&self) -> EngineStatus {
-        EngineHandle::status(self)
-    }
-}
-
-/// Settings of the HTTP edge, from flags.
-#[derive(Debug, Clone)]
+/// Settings of the HTTP edge, from flags. No `Debug`: it would print the API key.
+#[derive(Clone)]
 pub struct EdgeSettings {
     pub api_key: Option<String>,
     /// Origins that browsers may call from; empty = any.
@@ -55,7 +29,7 @@ pub struct EdgeSettings {
 
 /// The model and everything around it, complete from the moment the server is ready.
 pub struct Serving {
-    pub engine: Arc<dyn Engine>,
+    pub engine: EngineHandle,
     pub validator: Validator,
     pub tokenizer: Arc<Tokenizer>,
     /// `None`: the checkpoint has none, and chat answers `template not found`.
@@ -64,6 +38,8 @@ pub struct Serving {
     /// One for each sequence that may be queued or running (`--max-concurrent-requests`).
     pub permits: Arc<Semaphore>,
     pub info: Info,
+    /// Whether POST / returns the prompt too when the request does not say.
+    pub compat_full_text: bool,
     pub compute_type: HeaderValue,
 }
 

@@ -9,7 +9,7 @@ mod detokenizer;
 mod files;
 mod stop;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tokenizer;
 
 pub use chat_template::{ChatMessage, ChatTemplate, Prompt, PromptPart};

@@ -1,1 +1,9 @@
-//! In-process tests of the routes.
+//! The routes end to end inside the process: real validation, engine and driver, a shard that follows a script.
+//!
+//! `harness` has the shard and the calls; the other files are tables of requests and their exact answers.
+
+mod chat;
+mod completions;
+mod edge;
+mod harness;
+mod tgi;

@@ -40,13 +40,13 @@ pub async fn generate_stream(
 }
 
 /// POST /: a stream when asked, else /generate's answer as the one element of a list. Returns the
-/// prompt too unless told otherwise, as TGI does for text-generation models and local folders.
+/// prompt too by default, as TGI does for text-generation models and local folders.
 pub async fn compat(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let full_text = request.parameters.return_full_text.unwrap_or(true);
+    let full_text = request.parameters.return_full_text.unwrap_or(serving.compat_full_text);
     if request.stream {
         return stream::respond(&serving, request, full_text).await;
     }

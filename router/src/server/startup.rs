@@ -1,0 +1,126 @@
+//! From flags to a serving model: tokenizer and template from the folder, limits through the shard's plan,
+//! the driver. Called by `server::run` while the port already answers 503.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::http::HeaderValue;
+use tokio::sync::Semaphore;
+
+use crate::api::meta::Info;
+use crate::api::state::{App, EdgeSettings, Serving};
+use crate::args::Args;
+use crate::driver::{self, DriverError, EngineHandle};
+use crate::metrics::Metrics;
+use crate::request::{Limits, ShardInfo};
+use crate::shard::grpc;
+use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::validation::Validator;
+
+/// A serving model: `driver` ends when the engine does.
+pub struct Started<D> {
+    pub engine: EngineHandle,
+    pub driver: D,
+}
+
+/// Settings that are known before the model.
+///
+/// # Errors
+/// When a header value or an origin is not printable, or the API key is empty.
+pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
+    let compute_type = std::env::var("COMPUTE_TYPE").unwrap_or_else(|_| "cpu".into());
+    for origin in &args.cors_allow_origin {
+        HeaderValue::from_str(origin)
+            .with_context(|| format!("`cors_allow_origin` is not an origin. Given: {origin:?}"))?;
+    }
+    anyhow::ensure!(args.api_key.as_deref() != Some(""), "`api_key` must not be empty");
+    Ok(EdgeSettings {
+        api_key: args.api_key.clone(),
+        cors_allow_origin: args.cors_allow_origin.clone(),
+        payload_limit: args.payload_limit,
+        compute_type: compute_type
+            .parse()
+            .with_context(|| format!("COMPUTE_TYPE must be a header value. Given: {compute_type:?}"))?,
+    })
+}
+
+/// Loads the tokenizer while the shard loads the weights, plans, starts the driver and opens the routes.
+///
+/// # Errors
+/// When the folder, the limits or the shard say no.
+pub async fn start(
+    args: &Args,
+    app: &App,
+) -> anyhow::Result<Started<impl Future<Output = Result<(), DriverError>> + Send + use<>>> {
+    let text = load_text(args.clone());
+    let shard = async { Ok(grpc::connect(&args.master_shard_uds_path).await?) };
+    let ((tokenizer, template), connection) = tokio::try_join!(text, shard)?;
+    let wanted = args.limits().wanted(connection.info())?;
+    tracing::info!("Warming up model");
+    let shard = connection.plan(wanted).await?;
+    let limits = args.limits().resolve(shard.limits)?;
+    tracing::info!("Setting max batch total tokens to {}", limits.max_batch_total_tokens);
+    let metrics = Arc::new(Metrics::new(limits.max_input_tokens, limits.max_total_tokens));
+    metrics.set("tgi_batch_max_total_tokens", limits.max_batch_total_tokens as f64);
+    let (engine, driver) = driver::start(shard.link, &shard.info, limits, metrics.clone())?;
+    let workers = args.validation_workers;
+    app.serve(Serving {
+        engine: engine.clone(),
+        validator: Validator::new(tokenizer.clone(), limits, args.rules(), shard.info.vocab_size, workers),
+        tokenizer,
+        template,
+        metrics,
+        permits: Arc::new(Semaphore::new(args.max_concurrent_requests.min(Semaphore::MAX_PERMITS))),
+        info: info(args, limits, &shard.info),
+        compat_full_text: args.compat_return_full_text,
+        compute_type: app.settings().compute_type.clone(),
+    });
+    Ok(Started { engine, driver })
+}
+
+/// Reads tokenizer and chat template on a blocking thread.
+async fn load_text(args: Args) -> anyhow::Result<(Arc<Tokenizer>, Option<ChatTemplate>)> {
+    tokio::task::spawn_blocking(move || {
+        let tokenizer = Tokenizer::from_dir(&args.tokenizer_name)?;
+        let template =
+            match ChatTemplate::from_dir(&args.tokenizer_name, args.tokenizer_config_path.as_deref()) {
+                Ok(template) => Some(template),
+                Err(TextError::NoTemplate) => {
+                    tracing::warn!(
+                        "the model has no chat template: /v1/chat/completions will refuse requests"
+                    );
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
+        Ok((Arc::new(tokenizer), template))
+    })
+    .await
+    .context("reading the tokenizer")?
+}
+
+fn info(args: &Args, limits: Limits, shard: &ShardInfo) -> Info {
+    Info {
+        model_id: args.model_name(),
+        model_sha: args.revision.clone(),
+        model_dtype: shard.dtype.clone(),
+        model_device_type: shard.device_type.clone(),
+        model_pipeline_tag: None,
+        max_concurrent_requests: args.max_concurrent_requests,
+        max_best_of: args.max_best_of,
+        max_stop_sequences: args.max_stop_sequences,
+        max_input_tokens: limits.max_input_tokens,
+        max_input_length: limits.max_input_tokens,
+        max_total_tokens: limits.max_total_tokens,
+        waiting_served_ratio: args.waiting_served_ratio,
+        max_batch_total_tokens: limits.max_batch_total_tokens,
+        max_waiting_tokens: args.max_waiting_tokens,
+        max_batch_size: args.max_batch_size,
+        validation_workers: args.validation_workers,
+        max_client_batch_size: args.max_client_batch_size,
+        router: "text-generation-router",
+        version: env!("CARGO_PKG_VERSION"),
+        sha: option_env!("GIT_SHA"),
+        docker_label: option_env!("DOCKER_LABEL"),
+    }
+}
