@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::args::{Args, ServerArgs};
+use crate::args::{self, Args, ServerArgs};
 use crate::checks::{self, DeviceCount};
 use crate::environment;
 use crate::error::LauncherError;
@@ -132,11 +132,13 @@ fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf))
         shard: Program {
             path: shard,
             arguments: supervise::shard_arguments(args, resolved),
+            hidden: args::environment_names(),
             environment: Vec::new(),
         },
         router: Program {
             path: router,
             arguments: supervise::router_arguments(args, resolved),
+            hidden: args::environment_names(),
             environment: key.into_iter().collect(),
         },
         socket: resolved.socket(0),

@@ -20,14 +20,14 @@ pub struct LimitArgs {
     pub max_top_n_tokens: u32,
     /// Longest prompt in tokens; derived from the model and memory when absent.
     #[arg(long, env)]
-    pub max_input_tokens: Option<usize>,
+    pub max_input_tokens: Option<u32>,
     /// Older name of `--max-input-tokens`.
     #[arg(long, env)]
-    pub max_input_length: Option<usize>,
+    pub max_input_length: Option<u32>,
     /// Prompt and new tokens of one request together; derived when absent.
     #[arg(long, env)]
-    pub max_total_tokens: Option<usize>,
-    /// Ratio of waiting to running requests from which the router interrupts decoding to prefill.
+    pub max_total_tokens: Option<u32>,
+    /// Reported by /info; prompts are prefilled beside running requests, so none has to wait.
     #[arg(long, env, default_value_t = 0.3)]
     pub waiting_served_ratio: f32,
     /// Prompt tokens of one step; longer prompts are computed in chunks.
@@ -36,12 +36,12 @@ pub struct LimitArgs {
     /// Tokens that all running requests may hold together; bounded by memory when absent.
     #[arg(long, env)]
     pub max_batch_total_tokens: Option<u32>,
-    /// Decode steps after which a waiting request is prefilled regardless of the ratio.
+    /// Reported by /info, as --waiting-served-ratio.
     #[arg(long, env, default_value_t = 20)]
     pub max_waiting_tokens: usize,
     /// Most requests in one batch.
     #[arg(long, env)]
-    pub max_batch_size: Option<usize>,
+    pub max_batch_size: Option<u32>,
     /// Most prompts of one `/v1/completions` request.
     #[arg(long, env, default_value_t = 4)]
     pub max_client_batch_size: usize,
@@ -55,7 +55,7 @@ pub struct LimitArgs {
 
 impl LimitArgs {
     /// The longest prompt, by either of its two names.
-    pub fn max_input(&self) -> Option<usize> {
+    pub fn max_input(&self) -> Option<u32> {
         self.max_input_tokens.or(self.max_input_length)
     }
 }

@@ -11,6 +11,8 @@ mod model;
 mod server;
 mod values;
 
+use std::ffi::OsString;
+
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -22,9 +24,15 @@ pub use model::ModelArgs;
 pub use server::ServerArgs;
 pub use values::{Device, Dtype, KvCacheDtype, OpsChoice, Quantization, RopeScaling, Secret, UsageStats};
 
+const OTHER_VARIABLES: &str = "Other environment variables:
+  LOG_LEVEL                            warn, info (default), debug, or a filter expression
+  HF_HOME, HF_HUB_CACHE                where huggingface_hub keeps what it downloaded
+  XDG_CACHE_HOME                       where the starter model is kept, under quern/ (default ~/.cache)
+  QUERN_SHARD_BIN, QUERN_ROUTER_BIN    the other two programs, when they are neither beside this one nor on PATH";
+
 /// Serves a large language model over the HTTP APIs of text-generation-inference and OpenAI.
 #[derive(Debug, Parser)]
-#[command(name = "text-generation-launcher", version, args_conflicts_with_subcommands = true)]
+#[command(name = "text-generation-launcher", version, args_conflicts_with_subcommands = true, after_help = OTHER_VARIABLES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -58,6 +66,9 @@ pub struct Args {
     pub env: bool,
 }
 
+/// Flags that /info reports but that steer nothing: prefill and decode share each step.
+const REPORTED_ONLY: [&str; 2] = ["waiting_served_ratio", "max_waiting_tokens"];
+
 /// A parsed command line, and which flags without effect it sets.
 #[derive(Debug)]
 pub struct Invocation {
@@ -89,18 +100,28 @@ fn from_matches(matches: ArgMatches) -> Result<Invocation, clap::Error> {
     Ok(Invocation { cli, without_effect })
 }
 
-/// Flags of [`AcceptedArgs`] that came from the command line or the environment.
+/// Flags of [`AcceptedArgs`] and of [`REPORTED_ONLY`] that came from the command line or the environment.
 fn set_without_effect(matches: &ArgMatches) -> Vec<String> {
-    let known = AcceptedArgs::augment_args(clap::Command::new("accepted"));
-    let silent = |id: &str| id == "usage_stats";
+    let accepted = AcceptedArgs::augment_args(clap::Command::new("accepted"));
+    let is_silent = |id: &str| id == "usage_stats";
+    let is_accepted = |id: &str| accepted.get_arguments().any(|arg| arg.get_id() == id) && !is_silent(id);
     let explicit = |id: &str| {
         matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
     };
-    known
+    Cli::command()
         .get_arguments()
-        .filter(|arg| explicit(arg.get_id().as_str()) && !silent(arg.get_id().as_str()))
+        .filter(|arg| {
+            let id = arg.get_id().as_str();
+            (is_accepted(id) || REPORTED_ONLY.contains(&id)) && explicit(id)
+        })
         .filter_map(|arg| arg.get_long().map(str::to_owned))
         .collect()
+}
+
+/// The environment variables that set flags. The launcher has read them: a child must not read them again.
+pub fn environment_names() -> Vec<OsString> {
+    let command = Cli::command();
+    command.get_arguments().filter_map(|arg| arg.get_env().map(OsString::from)).collect()
 }
 
 #[cfg(test)]

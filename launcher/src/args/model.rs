@@ -1,5 +1,6 @@
 //! Which model to serve, in which form, and where it runs. Part of `Args`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
@@ -38,7 +39,7 @@ pub struct ModelArgs {
     pub device: Device,
     /// Worker threads of a shard on the CPU; all cores when absent (not a TGI flag).
     #[arg(long, env = "QUERN_THREADS")]
-    pub threads: Option<usize>,
+    pub threads: Option<NonZeroUsize>,
     /// Arithmetic of a shard: `reference` is slow and readable, for tests (not a TGI flag).
     #[arg(long, env = "QUERN_OPS", value_enum, default_value_t = OpsChoice::Auto)]
     pub ops: OpsChoice,

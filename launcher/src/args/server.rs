@@ -28,9 +28,6 @@ pub struct ServerArgs {
     /// Refuse requests that constrain their output by a grammar.
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub disable_grammar_support: bool,
-    /// Answer the log-probabilities of prompt tokens when `decoder_input_details` asks for them.
-    #[arg(long, env, value_parser = BoolishValueParser::new())]
-    pub enable_prefill_logprobs: bool,
     /// Seconds that running requests get to finish after a stop signal.
     #[arg(long, short, env, default_value_t = 90)]
     pub graceful_termination_timeout: u64,

@@ -119,12 +119,13 @@ fn the_launch_line_of_the_model_card() {
 
 #[test]
 fn only_flags_that_were_set_and_do_nothing_are_named() {
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(&[&str], &[&str]); 8] = [
         (&[], &[]),
         (&["--port", "1"], &[]),
         (&["--usage-stats", "off"], &[]),
         (&["--prometheus-port", "9000"], &["prometheus-port"]),
         (&["--ngrok", "--speculate", "2"], &["speculate", "ngrok"]),
+        (&["--max-waiting-tokens", "20"], &["max-waiting-tokens"]),
         (&["--cuda-graphs", "1,2,4", "--dtype", "bfloat16"], &["dtype", "cuda-graphs"]),
         (&["--rope-scaling", "dynamic", "--rope-factor", "2.0"], &["rope-scaling", "rope-factor"]),
     ];
@@ -143,6 +144,7 @@ fn values_out_of_their_sets_are_refused() {
         ["--sharded", "perhaps"],
         ["--device", "tpu"],
         ["--port", "70000"],
+        ["--threads", "0"],
         ["--max-total-tokens", "many"],
         ["--no-such-flag", "1"],
     ] {

@@ -30,7 +30,7 @@ fn relation(limits: &LimitArgs) -> Option<String> {
     if limits.validation_workers == 0 {
         return Some("`validation_workers` must be > 0".to_owned());
     }
-    let batch_total = usize::try_from(limits.max_batch_total_tokens?).ok()?;
+    let batch_total = limits.max_batch_total_tokens?;
     if let Some(total) = limits.max_total_tokens
         && total > batch_total
     {
@@ -38,7 +38,7 @@ fn relation(limits: &LimitArgs) -> Option<String> {
             "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {total} and {batch_total}"
         ));
     }
-    match limits.max_batch_prefill_tokens.and_then(|prefill| usize::try_from(prefill).ok()) {
+    match limits.max_batch_prefill_tokens {
         Some(prefill) if prefill > batch_total => Some(format!(
             "`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: {prefill} and {batch_total}"
         )),
@@ -54,6 +54,7 @@ fn not_positive(limits: &LimitArgs) -> Option<String> {
         ("max_batch_prefill_tokens", limits.max_batch_prefill_tokens == Some(0)),
         ("max_batch_total_tokens", limits.max_batch_total_tokens == Some(0)),
         ("max_concurrent_requests", limits.max_concurrent_requests == 0),
+        ("max_best_of", limits.max_best_of == 0),
         ("max_client_batch_size", limits.max_client_batch_size == 0),
         ("payload_limit", limits.payload_limit == 0),
     ];
@@ -84,7 +85,7 @@ mod tests {
             "--max-input-length 3696 --max-total-tokens 4096 --max-batch-prefill-tokens 4096",
             "--max-input-tokens 3696 --max-total-tokens 4096 --max-batch-prefill-tokens 512",
             "--max-total-tokens 4096 --max-batch-total-tokens 4096 --max-batch-prefill-tokens 4096",
-            "--max-batch-size 1 --max-waiting-tokens 0 --waiting-served-ratio 0 --max-best-of 0",
+            "--max-batch-size 1 --max-waiting-tokens 0 --waiting-served-ratio 0 --max-top-n-tokens 0",
         ] {
             assert_eq!(check(flags), Ok(()), "{flags}");
         }
@@ -121,6 +122,7 @@ mod tests {
             ("--max-batch-prefill-tokens 0", "`max_batch_prefill_tokens` must be > 0"),
             ("--max-batch-total-tokens 0", "`max_batch_total_tokens` must be > 0"),
             ("--max-concurrent-requests 0", "`max_concurrent_requests` must be > 0"),
+            ("--max-best-of 0", "`max_best_of` must be > 0"),
             ("--max-client-batch-size 0", "`max_client_batch_size` must be > 0"),
             ("--payload-limit 0", "`payload_limit` must be > 0"),
             ("--waiting-served-ratio=-1", "`waiting_served_ratio` must be a number >= 0. Given: -1"),

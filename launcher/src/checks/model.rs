@@ -54,7 +54,7 @@ fn too_long(positions: &Positions, limits: &LimitArgs) -> Option<String> {
         (None, Some(input)) => ("max_input_tokens", input),
         (None, None) => return None,
     };
-    (asked > positions.limit).then(|| {
+    (u64::from(asked) > positions.limit).then(|| {
         format!(
             "`{name}` must be <= the model's {} positions (`{}` in config.json). Given: {asked}",
             positions.limit, positions.field

@@ -18,7 +18,7 @@ pub struct ModelFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Positions {
     /// Number of tokens.
-    pub limit: usize,
+    pub limit: u64,
     /// Key of config.json that says so.
     pub field: &'static str,
     /// Whether `rope_scaling` stretches the positions beyond the limit.
@@ -47,7 +47,7 @@ fn positions(config: &Value) -> Option<Positions> {
     let fields = ["max_position_embeddings", "max_seq_len", "n_positions"];
     let (field, limit) = fields.into_iter().find_map(|field| Some((field, config.get(field)?.as_u64()?)))?;
     let extendable = config.get("rope_scaling").is_some_and(Value::is_object);
-    Some(Positions { limit: usize::try_from(limit).ok()?, field, extendable })
+    Some(Positions { limit, field, extendable })
 }
 
 /// Method named by `quant_method`, else recognised by AutoAWQ's or AutoGPTQ's own keys.

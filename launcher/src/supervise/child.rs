@@ -26,6 +26,9 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 pub struct Program {
     pub path: PathBuf,
     pub arguments: Vec<OsString>,
+    /// Variables of the launcher that the child must not see.
+    pub hidden: Vec<OsString>,
+    /// Variables to set for the child, hidden or not.
     pub environment: Vec<(&'static str, OsString)>,
 }
 
@@ -59,6 +62,9 @@ impl Child {
     pub fn spawn(role: Role, program: &Program, json_output: bool) -> std::io::Result<Self> {
         let (reader, writer) = std::io::pipe()?;
         let mut command = Command::new(&program.path);
+        for name in &program.hidden {
+            command.env_remove(name);
+        }
         command
             .args(&program.arguments)
             .envs(program.environment.iter().map(|(name, value)| (name, value)))
@@ -103,6 +109,15 @@ impl Child {
                     return News::Line(line);
                 }
                 None => self.output_open = false,
+            }
+        }
+    }
+
+    /// Waits for the end, passing output on. Safe to cancel, as [`Child::news`].
+    pub async fn end(&mut self) -> ExitStatus {
+        loop {
+            if let News::Ended(status) = self.news().await {
+                return status;
             }
         }
     }

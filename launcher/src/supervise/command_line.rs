@@ -56,11 +56,11 @@ pub fn router_arguments(args: &Args, resolved: &Resolved) -> Vec<OsString> {
     line.optional("--revision", args.model.revision.as_ref());
     line.optional("--tokenizer-config-path", args.server.tokenizer_config_path.as_ref());
     limits(&mut line, &args.limits);
+    line.value("--graceful-termination-timeout", args.server.graceful_termination_timeout.to_string());
     for origin in &args.server.cors_allow_origin {
         line.value("--cors-allow-origin", origin);
     }
     line.switch("--disable-grammar-support", args.server.disable_grammar_support);
-    line.switch("--enable-prefill-logprobs", args.server.enable_prefill_logprobs);
     line.switch("--json-output", args.json_output);
     line.0
 }
@@ -163,6 +163,7 @@ mod tests {
                 "--max-client-batch-size=4",
                 "--payload-limit=2000000",
                 "--validation-workers=2",
+                "--graceful-termination-timeout=90",
             ]
         );
     }

@@ -12,12 +12,13 @@ mod policy;
 mod socket;
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
-use tracing::{error, info};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
+use tracing::{error, info, warn};
 
 use child::{Child, News};
 use policy::{Action, Event, Outcome, Policy, Role};
@@ -30,6 +31,8 @@ use crate::error::LauncherError;
 
 /// How often the shard's socket is looked for. Only until it is there.
 const READY_POLL: Duration = Duration::from_millis(10);
+/// How long the ends of both children may lie apart to count as one.
+const SETTLE: Duration = Duration::from_millis(100);
 const WAITING_NOTE: Duration = Duration::from_secs(10);
 
 /// What to run, and how.
@@ -125,14 +128,14 @@ impl Supervisor<'_> {
         let mut poll = interval(READY_POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waiting = interval_at(started + WAITING_NOTE, WAITING_NOTE);
-        let (mut shard_running, mut router_running, mut loading) = (true, true, true);
+        let mut loading = true;
         loop {
             let deadline = self.deadline.unwrap_or(started);
             let wake = tokio::select! {
                 biased;
                 () = signals.next() => Wake::Signal,
-                news = self.shard.news(), if shard_running => Wake::News(Role::Shard, news),
-                news = self.router.news(), if router_running => Wake::News(Role::Router, news),
+                news = self.shard.news(), if self.policy.is_alive(Role::Shard) => Wake::News(Role::Shard, news),
+                news = self.router.news(), if self.policy.is_alive(Role::Router) => Wake::News(Role::Router, news),
                 () = sleep_until(deadline), if self.deadline.is_some() => Wake::Deadline,
                 _ = poll.tick(), if loading => Wake::Poll,
                 _ = waiting.tick(), if loading => Wake::StillWaiting,
@@ -141,12 +144,8 @@ impl Supervisor<'_> {
                 Wake::Signal => self.stop_by_signal(),
                 Wake::News(role, News::Line(line)) => self.line(role, &line),
                 Wake::News(role, News::Ended(status)) => {
-                    match role {
-                        Role::Shard => shard_running = false,
-                        Role::Router => router_running = false,
-                    }
                     loading = false;
-                    self.ended(role, status);
+                    self.ended_first_or_after_the_shard(role, status).await;
                 }
                 Wake::Deadline => self.expired(),
                 Wake::Poll if self.launch.socket.exists() => {
@@ -170,7 +169,10 @@ impl Supervisor<'_> {
                     info!("Terminating {}", program_name(role));
                     self.child(role).signal(Signal::TERM);
                 }
-                Action::Kill(role) => self.child(role).signal(Signal::KILL),
+                Action::Kill(role) => {
+                    warn!("Killing {}", program_name(role));
+                    self.child(role).signal(Signal::KILL);
+                }
                 Action::Arm(time) => self.deadline = Some(Instant::now() + time),
             }
         }
@@ -201,11 +203,19 @@ impl Supervisor<'_> {
 
     fn expired(&mut self) {
         self.deadline = None;
-        error!("A process did not end in time and is killed");
         self.apply(Event::Deadline);
     }
 
-    fn ended(&mut self, role: Role, status: std::process::ExitStatus) {
+    /// A router that loses its shard ends too, and may be seen to end first: the shard is to blame then.
+    async fn ended_first_or_after_the_shard(&mut self, role: Role, status: ExitStatus) {
+        let is_first = role == Role::Router && !self.policy.is_stopping();
+        if is_first && let Ok(cause) = timeout(SETTLE, self.shard.end()).await {
+            self.ended(Role::Shard, cause);
+        }
+        self.ended(role, status);
+    }
+
+    fn ended(&mut self, role: Role, status: ExitStatus) {
         if self.policy.is_stopping() {
             info!("{} {}", program_name(role), child::describe(status));
         } else {
@@ -214,7 +224,7 @@ impl Supervisor<'_> {
         self.apply(Event::Exited(role));
     }
 
-    fn report_failure(&mut self, role: Role, status: std::process::ExitStatus) {
+    fn report_failure(&mut self, role: Role, status: ExitStatus) {
         let child = self.child(role);
         let mut words: Vec<&str> = child.tail.lines().collect();
         if words.is_empty() {

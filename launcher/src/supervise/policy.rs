@@ -9,8 +9,12 @@ use std::time::Duration;
 
 /// How long the shard gets to end by itself after SIGTERM.
 const SHARD_GRACE: Duration = Duration::from_secs(10);
-/// How long the router gets once the shard is gone: its requests cannot finish any more.
-const ROUTER_GRACE_WITHOUT_SHARD: Duration = Duration::from_secs(5);
+/// The router ends by itself at the end of its grace; this much later it is made to.
+const ROUTER_MARGIN: Duration = Duration::from_millis(500);
+/// How long a router that lost its shard gets to notice, tell its clients and end by itself.
+const SHARD_LOST_NOTICE: Duration = Duration::from_secs(1);
+/// How long it gets when it is then asked to end: its requests cannot finish any more.
+const GRACE_WITHOUT_SHARD: Duration = Duration::from_secs(5);
 
 /// One of the two children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,18 +67,34 @@ pub struct Policy {
     shard_ready: bool,
     shard_alive: bool,
     router_alive: bool,
+    router_asked: bool,
     outcome: Option<Outcome>,
 }
 
 impl Policy {
     /// Both children run; the router gets `grace` to drain when the end comes.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, shard_ready: false, shard_alive: true, router_alive: true, outcome: None }
+        Self {
+            grace,
+            shard_ready: false,
+            shard_alive: true,
+            router_alive: true,
+            router_asked: false,
+            outcome: None,
+        }
     }
 
     /// The outcome, once both children have ended.
     pub fn finished(&self) -> Option<Outcome> {
         self.outcome.filter(|_| !self.shard_alive && !self.router_alive)
+    }
+
+    /// Whether this child has not ended.
+    pub fn is_alive(&self, role: Role) -> bool {
+        match role {
+            Role::Shard => self.shard_alive,
+            Role::Router => self.router_alive,
+        }
     }
 
     /// Whether the children are being ended.
@@ -96,6 +116,7 @@ impl Policy {
                 self.stop_next()
             }
             Event::Deadline if !self.is_stopping() => Vec::new(),
+            Event::Deadline if self.router_alive && !self.router_asked => self.ask_router(),
             Event::Deadline if self.router_alive => vec![Action::Kill(Role::Router)],
             Event::Deadline if self.shard_alive => vec![Action::Kill(Role::Shard)],
             Event::Deadline => Vec::new(),
@@ -116,17 +137,22 @@ impl Policy {
         self.stop_next()
     }
 
-    /// Asks the next child in line to end. Asking a router again that is already draining does no harm.
-    fn stop_next(&self) -> Vec<Action> {
+    /// Asks the next child in line to end. A router that served with a shard that is gone is not asked
+    /// at once: it tells its clients what happened, which a signal would cut short.
+    fn stop_next(&mut self) -> Vec<Action> {
         match (self.router_alive, self.shard_alive) {
-            (true, true) => vec![Action::Terminate(Role::Router), Action::Arm(self.grace)],
-            (true, false) => {
-                let grace = self.grace.min(ROUTER_GRACE_WITHOUT_SHARD);
-                vec![Action::Terminate(Role::Router), Action::Arm(grace)]
-            }
+            (true, false) if self.shard_ready && !self.router_asked => vec![Action::Arm(SHARD_LOST_NOTICE)],
+            (true, _) => self.ask_router(),
             (false, true) => vec![Action::Terminate(Role::Shard), Action::Arm(SHARD_GRACE)],
             (false, false) => Vec::new(),
         }
+    }
+
+    /// Asking a router again that is already draining does no harm, but shortens its time.
+    fn ask_router(&mut self) -> Vec<Action> {
+        self.router_asked = true;
+        let grace = if self.shard_alive { self.grace } else { self.grace.min(GRACE_WITHOUT_SHARD) };
+        vec![Action::Terminate(Role::Router), Action::Arm(grace + ROUTER_MARGIN)]
     }
 
     fn kill_all(&self) -> Vec<Action> {
@@ -149,8 +175,9 @@ mod tests {
 
     #[test]
     fn scenarios() {
-        let drain: &[Action] = &[Terminate(Router), Arm(GRACE)];
-        let hurry: &[Action] = &[Terminate(Router), Arm(ROUTER_GRACE_WITHOUT_SHARD)];
+        let drain: &[Action] = &[Terminate(Router), Arm(GRACE + ROUTER_MARGIN)];
+        let hurry: &[Action] = &[Terminate(Router), Arm(GRACE_WITHOUT_SHARD + ROUTER_MARGIN)];
+        let notice: &[Action] = &[Arm(SHARD_LOST_NOTICE)];
         let then_shard: &[Action] = &[Terminate(Shard), Arm(SHARD_GRACE)];
         let kill_both: &[Action] = &[Kill(Router), Kill(Shard)];
         let serving: History =
@@ -164,7 +191,14 @@ mod tests {
         ];
         let twice: History =
             &[(Signal, drain), (Signal, kill_both), (Exited(Router), then_shard), (Exited(Shard), &[])];
-        let cases: [(&str, History, Outcome); 7] = [
+        let unnoticed: History = &[
+            (ShardReady, &[]),
+            (Exited(Shard), notice),
+            (Deadline, hurry),
+            (Deadline, &[Kill(Router)]),
+            (Exited(Router), &[]),
+        ];
+        let cases: [(&str, History, Outcome); 9] = [
             ("signal while serving", serving, Outcome::Signalled),
             ("signal while loading", &serving[1..], Outcome::Signalled),
             ("children that do not listen", deaf, Outcome::Signalled),
@@ -175,9 +209,15 @@ mod tests {
                 Outcome::ShardCannotStart,
             ),
             (
-                "shard crash",
-                &[(ShardReady, &[]), (Exited(Shard), hurry), (Exited(Router), &[])],
+                "shard crash, the router ends by itself",
+                &[(ShardReady, &[]), (Exited(Shard), notice), (Exited(Router), &[])],
                 Outcome::ShardFailed,
+            ),
+            ("shard crash, the router does not notice", unnoticed, Outcome::ShardFailed),
+            (
+                "shard crash while draining",
+                &[(ShardReady, &[]), (Signal, drain), (Exited(Shard), hurry), (Exited(Router), &[])],
+                Outcome::Signalled,
             ),
             ("router crash", &[(Exited(Router), then_shard), (Exited(Shard), &[])], Outcome::WebserverFailed),
         ];
@@ -194,7 +234,8 @@ mod tests {
     #[test]
     fn the_shorter_grace_counts_when_the_shard_is_gone() {
         let mut policy = Policy::new(Duration::from_secs(1));
-        assert_eq!(policy.on(Exited(Shard)), [Terminate(Router), Arm(Duration::from_secs(1))]);
+        let time = Duration::from_secs(1) + ROUTER_MARGIN;
+        assert_eq!(policy.on(Exited(Shard)), [Terminate(Router), Arm(time)]);
     }
 
     proptest! {

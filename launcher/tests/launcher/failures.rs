@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{SERVING_ROUTER, SERVING_SHARD, Setup};
+use crate::harness::{NOTICING_ROUTER, SERVING_ROUTER, SERVING_SHARD, Setup};
 
 #[test]
 fn a_failing_child_ends_the_launch_with_its_own_words() {
@@ -24,12 +24,12 @@ fn a_failing_child_ends_the_launch_with_its_own_words() {
         ),
         (
             "log loaded; ready; sleep 0.1; echo 'Error: out of blocks' >&2; exit 1",
-            SERVING_ROUTER,
+            NOTICING_ROUTER,
             "Error: ShardFailed(\"out of blocks\")",
         ),
         (
             "log loaded; ready; sleep 0.1; kill -9 $$",
-            SERVING_ROUTER,
+            NOTICING_ROUTER,
             "Error: ShardFailed(\"the process was killed by SIGKILL (often the kernel, when memory runs out) without a word\")",
         ),
         (
@@ -64,6 +64,18 @@ fn the_report_has_tgis_lines() {
     ended.position("Shard 0 crashed");
     let ended = Setup::new(&[]).with_model().router("exit 1").run();
     ended.position("Webserver Crashed");
+}
+
+#[test]
+fn a_router_that_lost_its_shard_may_tell_its_clients_and_is_then_asked_to_end() {
+    let shard = "ready; sleep 0.1; exit 1";
+    let ended = Setup::new(&[]).with_model().shard(shard).router(NOTICING_ROUTER).run();
+    ended.position("told the clients");
+    assert!(!ended.output().contains("Terminating webserver"), "{}", ended.output());
+    let ended = Setup::new(&[]).with_model().shard(shard).run();
+    assert!(ended.position("Shard 0 crashed") < ended.position("Terminating webserver"));
+    assert!(ended.last().starts_with("Error: ShardFailed("), "{}", ended.output());
+    ended.leaves_nothing();
 }
 
 #[test]

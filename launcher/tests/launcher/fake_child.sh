@@ -1,5 +1,5 @@
 #!/bin/sh
-# Plays the shard or the router in the launcher's tests. Notes its pid, arguments and API key in $FAKE_DIR, then does
+# Plays the shard or the router in the launcher's tests. Notes its pid, arguments and environment in $FAKE_DIR, then does
 # what $FAKE_SHARD or $FAKE_ROUTER says. `serve` lasts until a signal; `deaf` ignores SIGTERM. As the real
 # ones, it asks for a signal when the launcher dies and checks that it has not died already.
 [ -n "$FAKE_TIED" ] || FAKE_TIED=yes exec setpriv --pdeathsig KILL "$0" "$@"
@@ -9,7 +9,7 @@ for argument; do
     case "$argument" in --uds-path=*) role=shard socket="${argument#*=}" ;; esac
 done
 printf '%s\n' "$@" >"$FAKE_DIR/$role.args"
-printf '%s' "$API_KEY" >"$FAKE_DIR/$role.key"
+env >"$FAKE_DIR/$role.env"
 echo "$QUERN_PARENT_PID" >"$FAKE_DIR/$role.parent"
 echo $$ >"$FAKE_DIR/$role.pid"
 serve() { exec sleep 100; }

@@ -22,6 +22,7 @@ fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
         .env("MAX_TOTAL_TOKENS", "400")
         .env("MAX_INPUT_LENGTH", "300")
         .env("JSON_OUTPUT", "false")
+        .env("COMPAT_RETURN_FULL_TEXT", "false")
         .env("DISABLE_GRAMMAR_SUPPORT", "1")
         .env("QUERN_THREADS", "2");
     let ended = serve_and_stop(setup);
@@ -31,6 +32,7 @@ fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
         ("--max-input-tokens", Some("300")),
         ("--max-best-of", Some("2")),
         ("--max-batch-size", None),
+        ("--graceful-termination-timeout", Some("90")),
     ];
     for (flag, expected) in cases {
         assert_eq!(value(&router, flag), expected, "{flag} in {router:?}");
@@ -38,16 +40,23 @@ fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
     assert!(router.contains(&"--disable-grammar-support".to_owned()));
     assert!(!router.contains(&"--json-output".to_owned()));
     assert_eq!(value(&shard, "--threads"), Some("2"));
+    // A child that read MAX_INPUT_LENGTH beside --max-input-tokens would see a contradiction.
+    let environment = ended.environment("router").join("\n");
+    assert!(
+        !environment.contains("MAX_INPUT_LENGTH") && !environment.contains("MAX_TOTAL_TOKENS"),
+        "{environment}"
+    );
+    assert!(environment.contains("COMPAT_RETURN_FULL_TEXT=false"), "not ours to hide: {environment}");
 }
 
 #[test]
 fn boolean_variables_take_the_usual_words_only() {
     for (word, expected) in [("true", true), ("1", true), ("on", true), ("false", false), ("0", false)] {
-        let ended = serve_and_stop(Setup::new(&[]).with_model().env("ENABLE_PREFILL_LOGPROBS", word));
-        let passed = ended.arguments("router").contains(&"--enable-prefill-logprobs".to_owned());
+        let ended = serve_and_stop(Setup::new(&[]).with_model().env("DISABLE_GRAMMAR_SUPPORT", word));
+        let passed = ended.arguments("router").contains(&"--disable-grammar-support".to_owned());
         assert_eq!(passed, expected, "{word}");
     }
-    let ended = Setup::new(&[]).with_model().env("ENABLE_PREFILL_LOGPROBS", "perhaps").run();
+    let ended = Setup::new(&[]).with_model().env("DISABLE_GRAMMAR_SUPPORT", "perhaps").run();
     assert_eq!(ended.code, Some(2), "{}", ended.output());
 }
 
@@ -78,8 +87,8 @@ fn both_children_meet_at_one_socket_of_this_launch() {
 fn the_api_key_is_handed_over_unseen() {
     for setup in [Setup::new(&["--api-key", "s3cret-key"]), Setup::new(&[]).env("API_KEY", "s3cret-key")] {
         let ended = serve_and_stop(setup.with_model());
-        let key = std::fs::read_to_string(ended.folder.path().join("router.key")).expect("noted");
-        assert_eq!(key, "s3cret-key");
+        assert!(ended.environment("router").contains(&"API_KEY=s3cret-key".to_owned()));
+        assert!(!ended.environment("shard").concat().contains("s3cret-key"));
         assert!(!ended.output().contains("s3cret-key"), "{}", ended.output());
         assert!(!ended.arguments("router").concat().contains("s3cret-key"));
         assert!(ended.output().contains("Bearer $API_KEY"));

@@ -13,6 +13,10 @@ use tempfile::TempDir;
 /// Far longer than anything here takes; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A router that ends by itself when the shard has, after telling so.
+pub const NOTICING_ROUTER: &str = "log Connected; while [ ! -e \"$FAKE_DIR/shard.pid\" ]; do sleep 0.01; done; \
+     while [ -e \"/proc/$(cat \"$FAKE_DIR/shard.pid\")/cwd\" ]; do sleep 0.01; done; \
+     log told the clients; echo 'Error: shard lost' >&2; exit 1";
 /// Children that start and serve until they are told to stop.
 pub const SERVING_SHARD: &str = "log loaded; ready; serve";
 pub const SERVING_ROUTER: &str = "log listening; log Connected; serve";
@@ -201,6 +205,11 @@ impl Ended {
     /// Arguments that a fake child was started with.
     pub fn arguments(&self, role: &str) -> Vec<String> {
         note(self.folder.path(), &format!("{role}.args")).lines().map(str::to_owned).collect()
+    }
+
+    /// Environment that a fake child was started with.
+    pub fn environment(&self, role: &str) -> Vec<String> {
+        note(self.folder.path(), &format!("{role}.env")).lines().map(str::to_owned).collect()
     }
 
     /// Whether a fake child was ever started.
