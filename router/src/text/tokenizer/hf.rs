@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer as Library;
 
 use super::Encoding;
-use super::table::{MAX_TOKENS, TokenEntry, TokenTable};
+use super::table::{MAX_TOKENS, TokenTable};
 use super::token_decoder::{LeadingStrip, TokenDecoder};
 use crate::text::TextError;
 use crate::text::files::{MAX_VOCABULARY_BYTES, file_error, read_bounded};
@@ -92,12 +92,14 @@ fn token_table(library: &Library, decoder: &TokenDecoder) -> Result<TokenTable, 
     if n_tokens == 0 || n_tokens > MAX_TOKENS {
         return Err(format!("has token ids up to {n_tokens}, expected 1 to {MAX_TOKENS} tokens"));
     }
-    let mut entries = vec![TokenEntry::default(); n_tokens];
+    let mut tokens = vec![(Vec::new(), false); n_tokens];
     for (token, id) in vocabulary {
-        entries[id as usize].bytes = decoder.bytes(&token);
+        tokens[id as usize] = (decoder.bytes(&token), false);
     }
     for (id, token) in added {
-        entries[id as usize] = TokenEntry { bytes: token.content.into_bytes(), is_special: token.special };
+        tokens[id as usize] = (token.content.into_bytes(), token.special);
     }
-    Ok(entries.into_iter().collect())
+    let mut table = TokenTable::default();
+    tokens.iter().for_each(|(bytes, is_special)| table.push(bytes, *is_special));
+    Ok(table)
 }

@@ -14,27 +14,14 @@ pub struct TokenTable {
     special: Vec<bool>,
 }
 
-/// One token as a vocabulary reader found it.
-#[derive(Clone, Default)]
-pub struct TokenEntry {
-    pub bytes: Vec<u8>,
-    pub is_special: bool,
-}
-
-impl FromIterator<TokenEntry> for TokenTable {
-    /// The entries in order of their ids, from 0 and without gaps (an unused id: an empty entry).
-    fn from_iter<I: IntoIterator<Item = TokenEntry>>(entries: I) -> Self {
-        let mut table = Self::default();
-        for entry in entries {
-            table.bytes.extend_from_slice(&entry.bytes);
-            table.ends.push(table.bytes.len());
-            table.special.push(entry.is_special);
-        }
-        table
-    }
-}
-
 impl TokenTable {
+    /// Adds the token of the next id; an unused id has no bytes.
+    pub fn push(&mut self, bytes: &[u8], is_special: bool) {
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push(self.bytes.len());
+        self.special.push(is_special);
+    }
+
     /// Empty for an id without a token.
     pub fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;

@@ -20,7 +20,7 @@ mod functions;
 const TEMPLATE_NAME: &str = "chat_template";
 
 /// Work and memory of one rendering: about a second, and 64 bytes of output a unit. A conversation of
-/// 2 MB in 10,000 messages takes a tenth of it.
+/// 2 MB in 10,000 messages takes less than a tenth of it.
 const FUEL: u64 = 10_000_000;
 
 /// Stands for the end of the message that is continued, to find where to cut. Private-use characters:
