@@ -3,7 +3,7 @@
 //! `config` and `weights` read a checkpoint; `memory_plan` sizes everything before loading;
 //! `model::decoder` is the one forward pass, written against the `ops::Ops` trait; `executor` runs
 //! one step (embed, layers, logits, sample); `service` speaks the step protocol.
-//! Unsafe code lives in `weights::mmap` and `ops::cpu::simd` only.
+//! Unsafe code lives in `weights::mmap` and, of `ops::cpu`, in `simd`, `pool` and `grid` only.
 #![deny(unsafe_code)]
 
 pub mod args;

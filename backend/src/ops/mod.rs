@@ -5,6 +5,7 @@
 //! number of rows, their order, the number of threads or how a prompt was cut into chunks; reduction
 //! order is fixed; nothing is allocated after `new_act` / `new_kv`. Activations are float32.
 
+pub mod cpu;
 pub mod reference;
 
 use crate::batch::Batch;
