@@ -1,1 +1,140 @@
-//! later
+//! /v1/completions: prompts of every form, exact bodies and chunks, echo, logprobs, refusals.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::harness::{end, server};
+
+const PATH: &str = "/v1/completions";
+
+#[tokio::test]
+async fn whole_body() {
+    let reply = server().post(PATH, r#"{"model":"any","prompt":"2+2=","temperature":0}"#).await;
+    assert_eq!(
+        reply.normalized(),
+        r#"{"object":"text_completion","id":"X","created":0,"model":"M","system_fingerprint":"1.2.3-native","choices":[{"index":0,"text":"4","logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}"#
+    );
+    assert!(reply.json()["id"].as_str().unwrap().starts_with("cmpl-"));
+    assert_eq!(reply.header("x-compute-characters"), "4");
+    assert_eq!(reply.header("x-compute-time"), "");
+}
+
+/// A prompt, and the text and reason of each choice in order.
+#[tokio::test]
+async fn prompts() {
+    let server = server();
+    let (four, ab) = (("4", "stop"), ("ab", "stop"));
+    for (prompt, fields, expected) in [
+        (json!("ab"), json!({}), vec![ab]),
+        (json!(["ab", "2+2="]), json!({}), vec![ab, four]),
+        (json!([97, 98]), json!({}), vec![ab]),
+        (json!([[97, 98], [50, 43, 50, 61]]), json!({}), vec![ab, four]),
+        (json!(["x", "ab"]), json!({"max_tokens": 1}), vec![("hello", "length"), ("a", "length")]),
+        (
+            json!(["x", "ab"]),
+            json!({"n": 2, "max_tokens": 1}),
+            vec![("hello", "length"), ("hello", "length"), ("a", "length"), ("a", "length")],
+        ),
+        (json!("x"), json!({"stop": "ohe"}), vec![("hell", "stop")]),
+        (json!(["2+2=", "ab"]), json!({"echo": true}), vec![("2+2=4", "stop"), ("abab", "stop")]),
+        (json!([97, 98]), json!({"echo": true, "n": 1, "best_of": 1}), vec![("abab", "stop")]),
+    ] {
+        let mut body = fields;
+        body["prompt"] = prompt;
+        let reply = server.post(PATH, &body.to_string()).await;
+        let choices = reply.json()["choices"].as_array().unwrap_or_else(|| panic!("{}", reply.body)).clone();
+        assert_eq!(choices.len(), expected.len());
+        for (index, (choice, (text, finish))) in choices.iter().zip(&expected).enumerate() {
+            let expected = json!({"index": index, "text": text, "logprobs": null, "finish_reason": finish});
+            assert_eq!(choice, &expected, "{body}");
+        }
+        body["stream"] = json!(true);
+        let events = server.post(PATH, &body.to_string()).await.events();
+        for (index, (text, finish)) in expected.iter().enumerate() {
+            let mine: Vec<&Value> =
+                events.iter().map(|e| &e["choices"][0]).filter(|c| c["index"] == index).collect();
+            let streamed: String = mine.iter().filter_map(|c| c["text"].as_str()).collect();
+            assert_eq!(
+                (streamed.as_str(), &mine.last().unwrap()["finish_reason"]),
+                (*text, &json!(finish)),
+                "{body}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn stream_bytes() {
+    let server = server();
+    let first = r#"data: {"object":"text_completion","id":"X","created":0,"choices":[{"index":0,"text":"4","logprobs":null,"finish_reason":null}],"model":"M","system_fingerprint":"1.2.3-native"}"#;
+    let last = r#"data: {"object":"text_completion","id":"X","created":0,"model":"M","system_fingerprint":"1.2.3-native","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}"#;
+    let reply = server.post(PATH, r#"{"prompt":"2+2=","stream":true}"#).await;
+    assert_eq!(reply.normalized(), format!("{first}\n\n{last}\n\ndata: [DONE]\n\n"));
+    // OpenAI's way: usage in a chunk of its own, or nowhere.
+    let events =
+        |usage| format!(r#"{{"prompt":"2+2=","stream":true,"stream_options":{{"include_usage":{usage}}}}}"#);
+    let with = server.post(PATH, &events(true)).await.events();
+    assert_eq!(with.len(), 3);
+    assert_eq!((&with[2]["choices"], &with[2]["usage"]["total_tokens"]), (&json!([]), &json!(6)));
+    assert!(with[1]["usage"].is_null());
+    let without = server.post(PATH, &events(false)).await.events();
+    assert!(without.len() == 2 && without.iter().all(|event| event["usage"].is_null()));
+}
+
+#[tokio::test]
+async fn logprobs() {
+    let server = server();
+    let body = |stream| format!(r#"{{"prompt":"ab","logprobs":2,"stream":{stream}}}"#);
+    let whole = server.post(PATH, &body(false)).await.json()["choices"][0]["logprobs"].clone();
+    let text = |id| String::from_utf8_lossy(crate::text::testing::tiktoken().token_bytes(id)).into_owned();
+    let expected = json!({
+        "tokens": ["a", "b", text(end())],
+        "token_logprobs": [-0.5, -0.5, -0.5],
+        "top_logprobs": [{"a": -0.5, "b": -1.5}, {"b": -0.5, "c": -1.5}, {text(end()): -0.5, text(end() + 1): -1.5}],
+        "text_offset": [0, 1, 2],
+    });
+    assert_eq!(whole, expected);
+    let events = server.post(PATH, &body(true)).await.events();
+    let offsets: Vec<_> =
+        events.iter().map(|e| e["choices"][0]["logprobs"]["text_offset"][0].clone()).collect();
+    assert_eq!(offsets, [0, 1, 2]);
+    let zero = server.post(PATH, r#"{"prompt":"ab","logprobs":0}"#).await.json();
+    assert_eq!(zero["choices"][0]["logprobs"]["top_logprobs"], json!([{}, {}, {}]));
+}
+
+#[tokio::test]
+async fn refusals() {
+    let server = server();
+    let validation = |text: &str| ("validation", format!("Input validation error: {text}"));
+    let suffix = "Suffix is not supported and can be achieved by preprocessing the prompt.";
+    let batch = "Number of prompts exceeds the maximum allowed batch size of 4";
+    let empty = "Empty array detected. Do not use an empty array for the prompt.";
+    for (body, (kind, text)) in [
+        (r#"{"prompt":"a","suffix":"b"}"#, ("suffix not supported", suffix.to_string())),
+        (r#"{"prompt":["a","a","a","a","a"]}"#, ("batch size exceeded", batch.into())),
+        (r#"{"prompt":["a","a"],"n":3}"#, ("batch size exceeded", batch.into())),
+        (r#"{"prompt":[]}"#, ("validation", empty.into())),
+        (r#"{"prompt":{}}"#, ("validation", "a string, a list of strings, token ids".into())),
+        (r#"{"prompt":[[]]}"#, validation("`inputs` cannot be empty")),
+        (r#"{"prompt":["a",""]}"#, validation("`inputs` cannot be empty")),
+        (
+            r#"{"prompt":[5,600]}"#,
+            validation("token ids must be < 600, the size of the model's vocabulary. Given: 600"),
+        ),
+        (r#"{"prompt":"a","best_of":3}"#, validation("`best_of` > `n` is not supported")),
+        (r#"{"prompt":"a","echo":true,"logprobs":1}"#, validation("`echo` with `logprobs` is not supported")),
+        (r#"{"prompt":"a","logprobs":6}"#, validation("`top_n_tokens` must be >= 0 and <= 5. Given: 6")),
+        (r#"{"prompt":"a","max_tokens":0}"#, validation("`max_new_tokens` must be strictly positive")),
+    ] {
+        let reply = server.post(PATH, body).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+        let message = reply.json()["error"]["message"].as_str().unwrap().to_string();
+        assert!(message.contains(&text), "{body}: {message}");
+        assert_eq!(reply.json()["error_type"], kind, "{body}");
+    }
+    // Nothing was submitted for the valid prompt beside an invalid one, and no place is lost.
+    for _ in 0..20 {
+        server.post(PATH, r#"{"prompt":["a",""]}"#).await;
+    }
+    assert_eq!(server.post(PATH, r#"{"prompt":["ab","ab","ab","ab"]}"#).await.status, StatusCode::OK);
+}
