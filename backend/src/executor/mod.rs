@@ -6,6 +6,9 @@ mod micro_batch;
 mod sequence;
 mod step;
 
+#[cfg(test)]
+mod tests;
+
 pub use step::{Input, Row, RowOutcome, Start, Step, StepOutcome};
 
 use crate::error::{LoadError, StepError};

@@ -105,6 +105,9 @@ impl SequenceTable {
     /// Checks `row` and makes it part of its sequence.
     pub fn admit(&mut self, row: Row, admission: &mut Admission) -> Result<AdmittedRow, String> {
         let index = admission.next_index();
+        if admission.sequence_ids.contains(&row.sequence_id) {
+            return Err("a second row for this sequence in one step".to_owned());
+        }
         let new = match (&row.start, self.sequences.get(&row.sequence_id)) {
             (Some(_), Some(_)) => return Err("start of a sequence that was started already".to_owned()),
             (None, None) => return Err("no such sequence; its first row must carry `start`".to_owned()),
@@ -209,9 +212,6 @@ impl<'a> Admission<'a> {
     /// Makes sure that the step has room for one more row, and takes it.
     fn count(&mut self, sequence_id: u64, n_tokens: usize) -> Result<(), String> {
         let Limits { max_step_rows, max_step_tokens, .. } = *self.limits;
-        if self.sequence_ids.contains(&sequence_id) {
-            return Err("a second row for this sequence in one step".to_owned());
-        }
         if self.sequence_ids.len() == max_step_rows {
             return Err(format!("a step has at most {max_step_rows} rows (max_step_rows)"));
         }

@@ -5,3 +5,9 @@ pub mod decoder;
 pub mod load;
 mod names;
 pub mod rope;
+
+#[cfg(test)]
+pub(crate) mod tiny;
+
+#[cfg(test)]
+mod tests;

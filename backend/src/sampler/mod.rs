@@ -7,7 +7,7 @@
 
 mod choose;
 mod penalties;
-mod philox;
+pub(crate) mod philox;
 mod softmax;
 mod warp;
 

@@ -6,6 +6,9 @@ mod attention;
 mod linear;
 mod matrix;
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 
 pub use attention::PagedKv;
