@@ -75,8 +75,14 @@ impl Args {
             );
         }
         let device = match self.ops {
-            OpsChoice::Auto | OpsChoice::Reference => DeviceKind::Reference,
+            OpsChoice::Auto => DeviceKind::Cpu { n_threads: self.n_threads() },
+            OpsChoice::Reference => DeviceKind::Reference,
         };
         Ok(Options { model_path: self.model_path.clone(), quantize: self.quantize.clone(), device })
+    }
+
+    fn n_threads(&self) -> usize {
+        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.threads.unwrap_or_else(available).get()
     }
 }

@@ -17,6 +17,7 @@ use crate::memory_plan::{self, MemoryPlan};
 use crate::model::decoder::Decoder;
 use crate::model::load;
 use crate::ops::Ops;
+use crate::ops::cpu::CpuOps;
 use crate::ops::reference::ReferenceOps;
 use crate::weights::Checkpoint;
 
@@ -36,6 +37,7 @@ pub struct Options {
 /// An implementation of `Ops`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
+    Cpu { n_threads: usize },
     Reference,
 }
 
@@ -131,6 +133,11 @@ impl DeviceThread {
         let body = move || {
             let _alive: flume::Sender<()> = alive;
             match options.device {
+                DeviceKind::Cpu { n_threads } => {
+                    let ops = CpuOps::new(n_threads);
+                    tracing::info!("Computing on {n_threads} CPU threads with {:?}", ops.level());
+                    run(ops, &options, &ready_sender)
+                }
                 DeviceKind::Reference => run(ReferenceOps::default(), &options, &ready_sender),
             }
         };

@@ -5,9 +5,8 @@ use super::rope;
 use super::tiny::{KINDS, Tiny};
 use crate::batch::{Batch, Span};
 use crate::ops::Ops;
+use crate::ops::cpu::CpuOps;
 use crate::ops::reference::ReferenceOps;
-
-const BLOCK_SIZE: usize = 4;
 
 /// A sequence with blocks scattered over the cache, no two sequences sharing one.
 struct Sequence {
@@ -16,12 +15,12 @@ struct Sequence {
     blocks: Vec<u32>,
 }
 
-fn sequences(tiny: &Tiny) -> Vec<Sequence> {
+fn sequences(tiny: &Tiny, block_size: usize) -> Vec<Sequence> {
     let lengths = [(1, 1), (37, 37), (5, 3), (18, 18), (40, 33), (12, 12)];
     let sequence = |(index, (length, prompt_length)): (usize, (usize, usize))| {
         let id = |i: usize| ((i * 31 + index * 17 + i * i * 7) % tiny.config.vocab) as u32;
         let blocks =
-            (0..length.div_ceil(BLOCK_SIZE)).map(|b| (b * lengths.len() + lengths.len() - 1 - index) as u32);
+            (0..length.div_ceil(block_size)).map(|b| (b * lengths.len() + lengths.len() - 1 - index) as u32);
         Sequence { ids: (0..length).map(id).collect(), prompt_length, blocks: blocks.collect() }
     };
     lengths.into_iter().enumerate().map(sequence).collect()
@@ -33,9 +32,9 @@ struct Runner<O: Ops> {
 }
 
 impl<O: Ops> Runner<O> {
-    fn new(tiny: &Tiny, ops: O) -> Runner<O> {
+    fn new(tiny: &Tiny, ops: O, block_size: usize) -> Runner<O> {
         let mut decoder = tiny.decoder(ops);
-        let room = Room { n_blocks: 80, block_size: BLOCK_SIZE, max_rows: 128, max_logits_rows: 128 };
+        let room = Room { n_blocks: 80, block_size, max_rows: 128, max_logits_rows: 128 };
         let memory = decoder.allocate(&room).unwrap();
         Runner { decoder, memory }
     }
@@ -67,11 +66,11 @@ impl<O: Ops> Runner<O> {
     }
 }
 
-fn check_definition<O: Ops>(make: impl Fn() -> O) {
+fn check_definition<O: Ops>(make: impl Fn() -> O, block_size: usize) {
     for kind in KINDS {
         let tiny = Tiny::new(kind);
-        let mut runner = Runner::new(&tiny, make());
-        for sequence in sequences(&tiny) {
+        let mut runner = Runner::new(&tiny, make(), block_size);
+        for sequence in sequences(&tiny, block_size) {
             let expected = tiny.logits(&sequence.ids, sequence.prompt_length);
             let got = runner.alone(&sequence, usize::MAX);
             for (position, (got, expected)) in got.iter().zip(&expected).enumerate() {
@@ -89,20 +88,20 @@ fn check_definition<O: Ops>(make: impl Fn() -> O) {
 }
 
 /// Bit for bit the same logits: whole, in chunks, one token at a time, in a batch in either order.
-fn check_company_changes_nothing<O: Ops>(make: impl Fn() -> O) {
+fn check_company_changes_nothing<O: Ops>(make: impl Fn() -> O, block_size: usize) {
     for kind in KINDS {
         let tiny = Tiny::new(kind);
-        let sequences = sequences(&tiny);
-        let mut runner = Runner::new(&tiny, make());
+        let sequences = sequences(&tiny, block_size);
+        let mut runner = Runner::new(&tiny, make(), block_size);
         let alone: Vec<_> = sequences.iter().map(|s| runner.alone(s, usize::MAX)).collect();
         for chunk in [1, 3, 16] {
-            let mut runner = Runner::new(&tiny, make());
+            let mut runner = Runner::new(&tiny, make(), block_size);
             for (sequence, expected) in sequences.iter().zip(&alone) {
                 assert!(runner.alone(sequence, chunk) == *expected, "{kind:?} in chunks of {chunk}");
             }
         }
         for reversed in [false, true] {
-            let mut runner = Runner::new(&tiny, make());
+            let mut runner = Runner::new(&tiny, make(), block_size);
             let mut order: Vec<usize> = (0..sequences.len()).collect();
             if reversed {
                 order.reverse();
@@ -117,10 +116,12 @@ fn check_company_changes_nothing<O: Ops>(make: impl Fn() -> O) {
 
 #[test]
 fn the_decoder_computes_what_its_family_defines() {
-    check_definition(ReferenceOps::default);
+    check_definition(ReferenceOps::default, 4);
+    check_definition(|| CpuOps::new(2), 32);
 }
 
 #[test]
 fn company_changes_nothing() {
-    check_company_changes_nothing(ReferenceOps::default);
+    check_company_changes_nothing(ReferenceOps::default, 4);
+    check_company_changes_nothing(|| CpuOps::new(3), 32);
 }
