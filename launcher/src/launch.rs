@@ -159,7 +159,7 @@ fn welcome(model_name: &str, address: IpAddr, server: &ServerArgs) -> String {
     let authorization = if server.api_key.is_some() { " -H \"Authorization: Bearer $API_KEY\"" } else { "" };
     format!(
         "Serving {model_name}. Try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{authorization} \
-         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"What is the capital of France?\"}}],\"max_tokens\":30}}'"
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"What is the capital of France?\"}}],\"max_tokens\":30,\"temperature\":0}}'"
     )
 }
 

@@ -4,6 +4,7 @@
 //! last line `Error: ...` on stderr, 2 for a command line that cannot be parsed.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use text_generation_launcher::args::{Args, Command, Invocation, parse};
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {error:#}");
+            // Nobody may be left to read it: the exit code says it too.
+            let _ = writeln!(std::io::stderr(), "Error: {error:#}");
             ExitCode::FAILURE
         }
     }

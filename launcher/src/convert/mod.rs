@@ -42,8 +42,8 @@ pub struct ConvertArgs {
     /// Folder to create; must not exist or be empty
     pub out: PathBuf,
     /// Input features that share one scale and zero point of the 4-bit weights: 32, 64 or 128
-    #[arg(long, default_value_t = 64, conflicts_with = "fp16")]
-    pub group_size: usize,
+    #[arg(long, default_value_t = 64, alias = "group-size", conflicts_with = "fp16")]
+    pub awq_group_size: usize,
     /// Write float16 weights instead of 4-bit AWQ
     #[arg(long)]
     pub fp16: bool,
@@ -61,7 +61,7 @@ pub enum Format {
 impl ConvertArgs {
     /// The weight format that the flags name.
     pub fn format(&self) -> Format {
-        if self.fp16 { Format::Fp16 } else { Format::Awq { group_size: self.group_size } }
+        if self.fp16 { Format::Fp16 } else { Format::Awq { group_size: self.awq_group_size } }
     }
 }
 
@@ -128,7 +128,7 @@ fn fill(staging: &Staging, args: &ConvertArgs) -> Result<ConvertReport, ConvertE
 fn check_format(format: Format) -> Result<(), ConvertError> {
     match format {
         Format::Awq { group_size } if !GROUP_SIZES.contains(&group_size) => Err(ConvertError::Argument(
-            format!("--group-size: expected one of {GROUP_SIZES:?}, got {group_size}"),
+            format!("--awq-group-size: expected one of {GROUP_SIZES:?}, got {group_size}"),
         )),
         _ => Ok(()),
     }

@@ -20,7 +20,12 @@ fn testdata(name: &str) -> PathBuf {
 
 fn args(gguf: &Path, out: &Path, format: Format) -> ConvertArgs {
     let group_size = if let Format::Awq { group_size } = format { group_size } else { 64 };
-    ConvertArgs { gguf: gguf.into(), out: out.into(), group_size, fp16: format == Format::Fp16 }
+    ConvertArgs {
+        gguf: gguf.into(),
+        out: out.into(),
+        awq_group_size: group_size,
+        fp16: format == Format::Fp16,
+    }
 }
 
 /// Converts `gguf`, given as bytes, inside a fresh folder; the folder must hold `out` afterwards exactly on success.
@@ -131,7 +136,7 @@ fn layers_that_a_group_does_not_divide_are_named() {
     let message = convert_bytes(LLAMA, Format::Awq { group_size: 64 }).unwrap_err().to_string();
     assert!(message.contains("ffn_down.weight\": the group size 64 does not divide its 96"), "{message}");
     let message = convert_bytes(LLAMA, Format::Awq { group_size: 48 }).unwrap_err().to_string();
-    assert!(message.contains("--group-size: expected one of [32, 64, 128], got 48"), "{message}");
+    assert!(message.contains("--awq-group-size: expected one of [32, 64, 128], got 48"), "{message}");
 }
 
 #[test]

@@ -129,7 +129,7 @@ async fn fetch(work: &Path) -> Result<PathBuf, String> {
 
 async fn convert(gguf: PathBuf, out: PathBuf) -> Result<PathBuf, String> {
     info!("Converting the starter model to 4-bit AWQ, group size {GROUP_SIZE}");
-    let arguments = ConvertArgs { gguf, out: out.clone(), group_size: GROUP_SIZE, fp16: false };
+    let arguments = ConvertArgs { gguf, out: out.clone(), awq_group_size: GROUP_SIZE, fp16: false };
     let converting = blocking(move || convert::run(&arguments).map_err(|error| error.to_string()));
     with_notes("converting the starter model", converting).await?;
     Ok(out)
