@@ -34,7 +34,8 @@ impl RequestCount {
     pub fn fail(&mut self, error: &ApiError) {
         if std::mem::take(&mut self.open) {
             self.metrics.add("tgi_request_failure", error.label(), 1);
-            tracing::error!(err = error.label(), "{error}");
+            // Quoted: parts of the text may be the client's.
+            tracing::error!(err = error.label(), error = ?error.to_string(), "Request failed");
         }
     }
 

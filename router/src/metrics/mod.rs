@@ -176,7 +176,7 @@ mod tests {
             "tgi_batch_forward_duration_count{method=\"prefill\"} 0\n",
             "tgi_request_input_length_bucket{le=\"41\"} 0\n",
             "tgi_request_input_length_bucket{le=\"42\"} 1\n",
-            "tgi_build_info{version=\"0.1.0\"} 1\n",
+            concat!("tgi_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

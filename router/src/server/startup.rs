@@ -82,6 +82,8 @@ pub async fn start(
 async fn load_text(args: Args) -> anyhow::Result<(Arc<Tokenizer>, Option<ChatTemplate>)> {
     tokio::task::spawn_blocking(move || {
         let tokenizer = Tokenizer::from_dir(&args.tokenizer_name)?;
+        // The first encoding compiles the vocabulary's patterns: not on a client's time.
+        tokenizer.encode("Hello, world 1", true)?;
         let template =
             match ChatTemplate::from_dir(&args.tokenizer_name, args.tokenizer_config_path.as_deref()) {
                 Ok(template) => Some(template),

@@ -274,3 +274,52 @@ async fn requests_are_counted_once() {
         assert_eq!(server.metric(series), expected, "{series}");
     }
 }
+
+/// Every field of every route with values of every kind: an answer or a clear refusal, never a defect.
+#[tokio::test]
+async fn no_value_of_any_field_is_a_defect() {
+    let tgi = "best_of temperature repetition_penalty frequency_penalty top_k top_p typical_p do_sample max_new_tokens \
+               return_full_text stop truncate watermark details decoder_input_details seed top_n_tokens grammar adapter_id";
+    let openai = "model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs max_tokens \
+                  max_completion_tokens n stop stream stream_options seed temperature top_p tools tool_choice \
+                  response_format best_of echo suffix";
+    let values = [
+        "null",
+        "true",
+        "-1",
+        "0",
+        "1",
+        "0.5",
+        "1e-50",
+        "1e39",
+        "4294967296",
+        "18446744073709551616",
+        "\"x\"",
+        "\"\"",
+        "[]",
+        "[\"\"]",
+        "[1]",
+        "{}",
+        "{\"type\":\"json\",\"value\":{}}",
+        "{\"include_usage\":null}",
+    ]; // fmt: skip
+    let server = server();
+    for (path, head, fields, tail) in [
+        ("/generate", r#"{"inputs":"2+2=","parameters":{"#, tgi, "}}"),
+        ("/generate_stream", r#"{"inputs":"2+2=","parameters":{"#, tgi, "}}"),
+        ("/v1/chat/completions", r#"{"messages":[{"role":"user","content":"2+2="}],"#, openai, "}"),
+        ("/v1/completions", r#"{"prompt":"2+2=","#, openai, "}"),
+    ] {
+        for field in fields.split_whitespace() {
+            for value in values {
+                let body = format!("{head}\"{field}\":{value}{tail}");
+                let reply = server.post(path, &body).await;
+                let answered = reply.status == StatusCode::OK;
+                let refused = reply.status == StatusCode::UNPROCESSABLE_ENTITY
+                    && reply.json()["error_type"].is_string();
+                assert!(answered || refused, "{path} {body}: {} {}", reply.status, reply.body);
+                assert!(value != "null" || answered, "null is the default: {path} {body}: {}", reply.body);
+            }
+        }
+    }
+}
