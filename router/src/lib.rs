@@ -3,7 +3,8 @@
 //! `api` turns JSON into a request and events into JSON; `validation` is the only maker of
 //! `ValidRequest`; `text` holds tokenizers, chat templates, detokenisation and stop strings;
 //! `engine` is a pure state machine; `driver` is the one task that owns it; `shard` is the link to
-//! the shards; `server` is the life of the process, with `args` and `limits`. The engine never sees text, and nothing outside `shard::grpc` sees protobuf.
+//! the shards; `server` is the life of the process, with `args` and `limits`. The engine never sees
+//! text, and nothing outside `shard::grpc` sees protobuf.
 #![forbid(unsafe_code)]
 
 pub mod api;
