@@ -188,7 +188,7 @@ impl Supervisor<'_> {
     fn stop_by_signal(&mut self) {
         match self.policy.is_stopping() {
             false => info!("signal received, starting graceful shutdown"),
-            true => info!("second signal received, stopping at once"),
+            true => info!("another signal received while stopping, ending at once"),
         }
         self.apply(Event::Signal);
     }

@@ -153,6 +153,12 @@ impl Launched {
         note(self.folder.path(), &format!("{role}.pid")).parse().expect("a pid")
     }
 
+    /// Ends a process of a fake child's own.
+    pub fn end_process(&self, role: &str) {
+        let pid = Pid::from_raw(self.child_pid(role)).expect("a pid");
+        kill_process(pid, Signal::KILL).expect("it runs");
+    }
+
     /// Waits for the launcher's end and the end of its output.
     pub fn wait(mut self) -> Ended {
         let end = Instant::now() + PATIENCE;

@@ -58,7 +58,7 @@ fn a_second_signal_ends_everything_at_once() {
     launched.until("Terminating webserver").signal(Signal::INT);
     let ended = launched.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.output());
-    ended.position("second signal received");
+    ended.position("another signal received while stopping");
     ended.leaves_nothing();
 }
 
