@@ -74,6 +74,9 @@ impl Args {
                 self.world_size
             );
         }
+        if let Some(dtype) = self.dtype.filter(|dtype| *dtype != Dtype::Float32) {
+            tracing::info!("--dtype {dtype:?}: on the CPU activations stay float32");
+        }
         let device = match self.ops {
             OpsChoice::Auto => DeviceKind::Cpu { n_threads: self.n_threads() },
             OpsChoice::Reference => DeviceKind::Reference,

@@ -2,92 +2,35 @@
 //! channels join it to the async `service`. A device failure or a panic ends the thread, and `main`
 //! ends the process with what it left behind: a shard without its device is worth nothing.
 
-use std::path::PathBuf;
+mod loading;
+mod progress;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::config::{ModelConfig, Quantization};
 use crate::error::{LoadError, StepError};
 use crate::executor::{Budget, Executor, Step, StepOutcome};
 use crate::memory_plan::{self, MemoryPlan};
-use crate::model::decoder::Decoder;
-use crate::model::load;
 use crate::ops::Ops;
 use crate::ops::cpu::CpuOps;
 use crate::ops::reference::ReferenceOps;
-use crate::weights::Checkpoint;
+use loading::load_model;
+pub use loading::{Options, ShardInfo};
+pub use progress::Progress;
 
 /// Steps that may wait in the channel; more make the stream of steps wait.
 const MAX_QUEUED: usize = 16;
-/// Loading says how far it is at most this often.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What to load, and onto what.
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub model_path: PathBuf,
-    pub quantize: Option<String>,
-    pub device: DeviceKind,
-}
-
 /// An implementation of `Ops`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
     Cpu { n_threads: usize },
     Reference,
-}
-
-/// What the loaded model is.
-#[derive(Debug, Clone)]
-pub struct ShardInfo {
-    pub config: ModelConfig,
-    pub kv_bytes_per_token: usize,
-    pub weight_bytes: usize,
-}
-
-/// What the device thread has done, readable while it works.
-#[derive(Debug)]
-pub struct Progress {
-    since: Instant,
-    n_steps: AtomicU64,
-    /// When the last step finished, in milliseconds after `since`.
-    last_step_ms: AtomicU64,
-    busy: AtomicBool,
-}
-
-impl Progress {
-    fn new(since: Instant) -> Progress {
-        Progress { since, n_steps: 0.into(), last_step_ms: 0.into(), busy: false.into() }
-    }
-
-    pub fn n_steps(&self) -> u64 {
-        self.n_steps.load(Ordering::Acquire)
-    }
-
-    /// 0 before the first step.
-    pub fn last_step_age_ms(&self, now: Instant) -> u64 {
-        match self.n_steps() {
-            0 => 0,
-            _ => self.millis(now).saturating_sub(self.last_step_ms.load(Ordering::Acquire)),
-        }
-    }
-
-    pub fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Acquire)
-    }
-
-    fn millis(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.since).as_millis() as u64
-    }
-
-    fn step_finished(&self, now: Instant) {
-        self.last_step_ms.store(self.millis(now), Ordering::Release);
-        self.n_steps.fetch_add(1, Ordering::AcqRel);
-    }
 }
 
 /// A step's outcome, with the time it took.
@@ -135,7 +78,7 @@ impl DeviceThread {
             match options.device {
                 DeviceKind::Cpu { n_threads } => {
                     let ops = CpuOps::new(n_threads);
-                    tracing::info!("Computing on {n_threads} CPU threads with {:?}", ops.level());
+                    tracing::info!("Computing on {n_threads} CPU threads with {}", ops.level().name());
                     run(ops, &options, &ready_sender)
                 }
                 DeviceKind::Reference => run(ReferenceOps::default(), &options, &ready_sender),
@@ -186,36 +129,6 @@ fn run<O: Ops>(ops: O, options: &Options, ready: &flume::Sender<Device>) -> anyh
     obey(Executor::new(decoder), &inbox, &progress)
 }
 
-fn load_model<O: Ops>(mut ops: O, options: &Options) -> anyhow::Result<(Decoder<O>, ShardInfo)> {
-    let started = Instant::now();
-    let config = ModelConfig::from_dir(&options.model_path, options.quantize.as_deref())?;
-    let quantization = match &config.quantization {
-        Quantization::None => "plain weights".to_owned(),
-        Quantization::Awq { group_size, .. } => format!("AWQ, groups of {group_size}"),
-    };
-    tracing::info!(
-        "Loading {}: {}, {} layers, {quantization}",
-        options.model_path.display(),
-        config.architecture,
-        config.n_layers
-    );
-    let checkpoint = Checkpoint::open(&options.model_path)?;
-    let weight_bytes = checkpoint.total_bytes();
-    memory_plan::check_weights_fit(weight_bytes, memory_plan::available_bytes())?;
-    let mut told = started;
-    let mut progress = |done: usize, all: usize| {
-        if told.elapsed() >= PROGRESS_INTERVAL {
-            told = Instant::now();
-            tracing::info!("Loading weights: {} %", done * 100 / all.max(1));
-        }
-    };
-    let weights = load::load(&mut ops, &config, &checkpoint, &mut progress)?;
-    tracing::info!("Loaded {} MB of weights in {:.2?}", weight_bytes / 1_000_000, started.elapsed());
-    let kv_bytes_per_token = memory_plan::kv_bytes_per_token(&config, O::KV_ELEMENT_BYTES);
-    let info = ShardInfo { config: config.clone(), kv_bytes_per_token, weight_bytes };
-    Ok((Decoder::new(ops, config, weights), info))
-}
-
 /// Executes commands until all senders are gone. Only a failing device ends it early.
 fn obey<O: Ops>(
     mut executor: Executor<O>,
@@ -253,9 +166,9 @@ fn obey<O: Ops>(
 
 fn timed_step<O: Ops>(executor: &mut Executor<O>, step: Step, progress: &Progress) -> StepReply {
     let started = Instant::now();
-    progress.busy.store(true, Ordering::Release);
+    progress.set_busy(true);
     let result = executor.step(step);
-    progress.busy.store(false, Ordering::Release);
+    progress.set_busy(false);
     progress.step_finished(Instant::now());
     result.map(|outcome| (outcome, started.elapsed()))
 }

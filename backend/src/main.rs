@@ -63,6 +63,7 @@ fn start_logs(json: bool) -> anyhow::Result<()> {
 async fn run(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let options = args.options()?;
+    free(&args.uds_path)?;
     let thread = DeviceThread::spawn(options).context("cannot start the device thread")?;
     let (device, thread) = thread.ready().await?;
     let (listener, _socket) = bind(&args.uds_path)?;
@@ -86,8 +87,8 @@ impl Drop for Socket {
     }
 }
 
-/// Listens on `path`, in place of a socket that a dead process left there.
-fn bind(path: &Path) -> anyhow::Result<(UnixListener, Socket)> {
+/// Removes a socket that a dead process left at `path`: it would look like a shard that is ready.
+fn free(path: &Path) -> anyhow::Result<()> {
     let name = path.display();
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
@@ -98,6 +99,11 @@ fn bind(path: &Path) -> anyhow::Result<(UnixListener, Socket)> {
         }
         std::fs::remove_file(path).with_context(|| format!("{name}: cannot remove the old socket"))?;
     }
+    Ok(())
+}
+
+fn bind(path: &Path) -> anyhow::Result<(UnixListener, Socket)> {
+    let name = path.display();
     let listener = UnixListener::bind(path).with_context(|| format!("{name}: cannot bind the socket"))?;
     Ok((listener, Socket { path: path.to_path_buf() }))
 }
