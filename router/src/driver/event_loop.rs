@@ -86,9 +86,13 @@ impl<L: ShardLink> Driver<L> {
                 self.handle(event);
                 next = self.events.try_recv().ok();
             }
-            self.send_steps();
-            self.deliver();
+            let any_sent = self.send_steps();
             self.publish();
+            if any_sent {
+                // Lets the link's tasks write the step to the socket before the tokens are delivered.
+                tokio::task::yield_now().await;
+            }
+            self.deliver();
             if let Some(result) = self.stop.take() {
                 return result;
             }
@@ -154,11 +158,13 @@ impl<L: ShardLink> Driver<L> {
         self.stop = Some(Err(DriverError::ShardLost(reason)));
     }
 
-    /// Keeps as many steps in flight as the shard wants.
-    fn send_steps(&mut self) {
+    /// Keeps as many steps in flight as the shard wants; false when none had to be sent.
+    fn send_steps(&mut self) -> bool {
+        let mut any_sent = false;
         while self.stop.is_none() {
             let now = Instant::now();
-            let Some(step) = self.engine.plan_step(now) else { return };
+            let Some(step) = self.engine.plan_step(now) else { break };
+            any_sent = true;
             let sent = SentStep::new(&step, now);
             self.metrics.sent(sent);
             self.sent.push_back(sent);
@@ -166,6 +172,7 @@ impl<L: ShardLink> Driver<L> {
                 self.shard_lost(error.to_string());
             }
         }
+        any_sent
     }
 
     fn deliver(&mut self) {

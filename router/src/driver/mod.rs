@@ -58,7 +58,7 @@ pub struct Generation {
     ended: bool,
 }
 
-/// Starts the driver on the current tokio runtime. The returned future ends with `Ok` after a drain
+/// Starts the driver on the link's runtime. The returned future ends with `Ok` after a drain
 /// (or when every handle is gone) and with the reason when the shard is lost or the driver panics;
 /// by then every request has got its last event.
 ///
@@ -75,8 +75,9 @@ pub fn start<L: ShardLink>(
     let shared = Arc::new(Shared::new(Instant::now()));
     let (events, queue) = flume::unbounded();
     let metrics = StepMetrics::new(metrics, limits.max_batch_total_tokens);
+    let runtime = link.runtime();
     let driver = Driver::new(engine, link, queue, metrics, shared.clone());
-    let task = tokio::spawn(driver.run());
+    let task = runtime.spawn(driver.run());
     let stopped = async move {
         match task.await {
             Ok(result) => result,

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use text_generation_proto::shard as proto;
 use text_generation_proto::shard::shard_client::ShardClient;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use super::step_thread::StepThread;
 use super::{Memory, ShardError, ShardHealth, ShardLink, convert};
 use crate::engine::{PlannedStep, StepOutcome};
 use crate::request::{Limits, ShardInfo};
@@ -26,6 +28,7 @@ const MAX_REPLY_BYTES: usize = 256 << 20;
 
 /// A connected shard that has not been planned yet.
 pub struct ShardConnection {
+    thread: StepThread,
     client: ShardClient<Channel>,
     info: ShardInfo,
 }
@@ -50,13 +53,16 @@ pub async fn connect(path: &Path) -> Result<ShardConnection, ShardError> {
     let uri = path.to_str().ok_or_else(|| ShardError::Path(path.to_path_buf()))?;
     let endpoint = Endpoint::from_shared(format!("unix:{uri}"))
         .map_err(|error| ShardError::Protocol(error.to_string()))?;
-    let channel = connect_when_bound(&endpoint, uri).await;
+    let thread = StepThread::start().map_err(ShardError::Thread)?;
+    let connecting = connect_when_bound(endpoint, uri.to_string());
+    let channel = thread.runtime().spawn(connecting).await;
+    let channel = channel.map_err(|error| ShardError::Lost(error.to_string()))?;
     let mut client = ShardClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
     let info = client.info(proto::InfoRequest {}).await.map_err(|status| call_failed("Info", &status))?;
-    Ok(ShardConnection { client, info: convert::info_from_proto(info.into_inner())? })
+    Ok(ShardConnection { thread, client, info: convert::info_from_proto(info.into_inner())? })
 }
 
-async fn connect_when_bound(endpoint: &Endpoint, path: &str) -> Channel {
+async fn connect_when_bound(endpoint: Endpoint, path: String) -> Channel {
     let mut n_attempts: u32 = 0;
     loop {
         let error = match endpoint.connect().await {
@@ -83,7 +89,7 @@ impl ShardConnection {
     /// # Errors
     /// When the shard cannot allocate the budget or breaks off.
     pub async fn plan(self, limits: Limits) -> Result<PlannedShard, ShardError> {
-        let Self { mut client, info } = self;
+        let Self { thread, mut client, info } = self;
         let request = proto::PlanRequest {
             // A step may hold a full budget of prompt tokens beside a decode of every other sequence.
             max_step_tokens: limits.max_batch_prefill_tokens.saturating_add(limits.max_batch_size),
@@ -96,7 +102,7 @@ impl ShardConnection {
         let replies = client.steps(UnboundedReceiverStream::new(requests)).await;
         let replies = replies.map_err(|status| call_failed("Steps", &status))?.into_inner();
         Ok(PlannedShard {
-            link: GrpcLink { steps, replies },
+            link: GrpcLink { thread, steps, replies },
             health: HealthProbe { client },
             info: ShardInfo { n_blocks: plan.n_blocks, ..info },
             limits: Limits { max_batch_total_tokens: plan.max_batch_total_tokens, ..limits },
@@ -127,12 +133,17 @@ impl HealthProbe {
 
 /// The stream of steps to a planned shard.
 pub struct GrpcLink {
+    thread: StepThread,
     /// Unbounded, yet never long: the engine keeps at most `max_steps_in_flight` steps unanswered.
     steps: mpsc::UnboundedSender<proto::StepRequest>,
     replies: Streaming<proto::StepReply>,
 }
 
 impl ShardLink for GrpcLink {
+    fn runtime(&self) -> Handle {
+        self.thread.runtime()
+    }
+
     fn send(&mut self, step: PlannedStep) -> Result<(), ShardError> {
         let sent = self.steps.send(convert::step_to_proto(step));
         sent.map_err(|_| ShardError::Lost("the stream of steps was closed".to_string()))

@@ -5,6 +5,7 @@
 
 mod convert;
 pub mod grpc;
+mod step_thread;
 #[cfg(test)]
 mod tests;
 
@@ -12,11 +13,15 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::engine::{PlannedStep, StepOutcome};
 
 /// A shard that cannot be used (any more).
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
+    #[error("cannot start the thread of the step loop: {0}")]
+    Thread(std::io::Error),
     #[error("the shard's socket path {0:?} is not UTF-8")]
     Path(PathBuf),
     #[error("{call} failed on the shard: {message}")]
@@ -29,6 +34,11 @@ pub enum ShardError {
 
 /// An open stream of steps to one shard.
 pub trait ShardLink: Send + 'static {
+    /// Where the link's socket is served, and so the place for the driver; by default the caller's runtime.
+    fn runtime(&self) -> Handle {
+        Handle::current()
+    }
+
     /// Queues a step behind those sent before. Never waits.
     ///
     /// # Errors
