@@ -1,4 +1,5 @@
-//! What tests of the engine and of the driver build their cases from.
+//! What tests of the engine, the driver and the shard link build their cases from: requests,
+//! answers, and rows in short. Compiled for tests only.
 
 use std::time::Duration;
 

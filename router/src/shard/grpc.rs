@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use super::step_thread::StepThread;
-use super::{Memory, ShardError, ShardHealth, ShardLink, convert};
+use super::{ShardError, ShardLink, convert};
 use crate::engine::{PlannedStep, StepOutcome};
 use crate::request::{Limits, ShardInfo};
 
@@ -36,12 +36,10 @@ pub struct ShardConnection {
 /// What a plan gives: the open link and the numbers that the engine works with.
 pub struct PlannedShard {
     pub link: GrpcLink,
-    pub health: HealthProbe,
     /// As the shard said, with the plan's `n_blocks`.
     pub info: ShardInfo,
     /// As asked for, with the plan's `max_batch_total_tokens`.
     pub limits: Limits,
-    pub memory: Memory,
 }
 
 /// Connects to the shard that binds `path`, waiting without end for the socket to appear: who
@@ -103,30 +101,8 @@ impl ShardConnection {
         let replies = replies.map_err(|status| call_failed("Steps", &status))?.into_inner();
         Ok(PlannedShard {
             link: GrpcLink { thread, steps, replies },
-            health: HealthProbe { client },
             info: ShardInfo { n_blocks: plan.n_blocks, ..info },
             limits: Limits { max_batch_total_tokens: plan.max_batch_total_tokens, ..limits },
-            memory: Memory { weights: plan.weight_bytes, kv: plan.kv_bytes, workspace: plan.workspace_bytes },
-        })
-    }
-}
-
-/// Asks a shard for its health, beside its steps.
-#[derive(Clone)]
-pub struct HealthProbe {
-    client: ShardClient<Channel>,
-}
-
-impl HealthProbe {
-    /// # Errors
-    /// When the shard does not answer.
-    pub async fn check(&self) -> Result<ShardHealth, ShardError> {
-        let reply = self.client.clone().health(proto::HealthRequest {}).await;
-        let health = reply.map_err(|status| call_failed("Health", &status))?.into_inner();
-        Ok(ShardHealth {
-            n_steps: health.steps,
-            last_step_age: Duration::from_millis(health.last_step_age_ms),
-            busy: health.busy,
         })
     }
 }

@@ -11,7 +11,6 @@ mod tests;
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -50,23 +49,4 @@ pub trait ShardLink: Send + 'static {
     /// # Errors
     /// When the shard is lost; the link is of no use afterwards.
     fn recv(&mut self) -> impl Future<Output = Result<StepOutcome, ShardError>> + Send;
-}
-
-/// What the shard allocated for the plan, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    pub weights: u64,
-    pub kv: u64,
-    pub workspace: u64,
-}
-
-/// A shard's answer to a health check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShardHealth {
-    /// Steps finished since its start.
-    pub n_steps: u64,
-    /// Since the last step finished; zero before the first.
-    pub last_step_age: Duration,
-    /// A step is running now.
-    pub busy: bool,
 }

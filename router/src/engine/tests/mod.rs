@@ -1,4 +1,5 @@
-//! Tests of the engine: the policy by example, its invariants over random histories.
+//! Tests of the engine: the policy by example, its invariants over random histories against a
+//! naive shard. All pure: no clock, no task, no socket.
 
 mod histories;
 mod naive_shard;

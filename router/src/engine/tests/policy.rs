@@ -1,4 +1,5 @@
-//! The policy by example: who gets a row, who is admitted, how a sequence ends.
+//! The policy by example: who gets a row, who is admitted, how a sequence ends, what is refused.
+//! Rows are written in short, see `testing::Row`.
 
 use std::time::{Duration, Instant};
 
