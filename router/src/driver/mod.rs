@@ -4,7 +4,7 @@
 //! gets here. This folder holds time and channels, `engine` holds every decision.
 //!
 //! `main` starts it once the shard is planned:
-//! ```ignore
+//! ```text
 //! let shard = shard::grpc::connect(&path).await?.plan(limits).await?;
 //! let (engine, stopped) = driver::start(shard.link, &shard.info, shard.limits, metrics)?;
 //! ```
