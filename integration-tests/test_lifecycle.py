@@ -81,6 +81,7 @@ def test_a_killed_shard_fails_its_requests_clearly(server):
     last = list(events)[-1]
     assert last["error_type"] == "generation"
     assert last["error"].startswith("Request failed during generation: Server error: ")
+    assert server.process.wait(30) == 1
 
 
 def test_log_lines_that_scripts_look_for(server):
