@@ -154,7 +154,7 @@ impl Sampler {
         for logit in &mut self.logits {
             *logit = (*logit - max) / parameters.temperature;
         }
-        self.warpers.top_k(&mut self.logits, parameters.top_k);
+        warp::top_k(&mut self.logits, parameters.top_k);
         self.warpers.top_p(&mut self.logits, parameters.top_p);
         self.warpers.typical_p(&mut self.logits, parameters.typical_p);
         Ok(())

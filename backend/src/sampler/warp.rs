@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 
+use super::choose::best;
 use super::softmax::{exp, exp_sum};
 
 /// A token that is still possible, with the key that the warper at hand sorts by (small is good).
@@ -15,37 +16,40 @@ struct Candidate {
     weight: f32,
 }
 
-/// Scratch memory of the warpers, kept between steps.
+/// Keeps the `k` largest logits and whatever equals the k-th; 0 is off.
+pub fn top_k(logits: &mut [f32], k: usize) {
+    if k == 0 || k >= logits.len() {
+        return;
+    }
+    let threshold = best(logits, k).last().map_or(f32::NEG_INFINITY, |&id| logits[id as usize]);
+    for logit in logits.iter_mut().filter(|x| **x < threshold) {
+        *logit = f32::NEG_INFINITY;
+    }
+}
+
+/// Scratch memory of the warpers that sort, kept between steps.
 #[derive(Debug, Default)]
 pub struct Warpers {
-    values: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
 impl Warpers {
-    /// Keeps the `k` largest logits and whatever equals the k-th; 0 is off.
-    pub fn top_k(&mut self, logits: &mut [f32], k: usize) {
-        if k == 0 || k >= logits.len() {
-            return;
-        }
-        self.values.clear();
-        self.values.extend_from_slice(logits);
-        let (_, &mut threshold, _) = self.values.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        for logit in logits.iter_mut().filter(|x| **x < threshold) {
-            *logit = f32::NEG_INFINITY;
-        }
-    }
-
     /// Keeps the most likely tokens until their probabilities reach `p`; equals go by lowest id.
     pub fn top_p(&mut self, logits: &mut [f32], p: f32) {
         if p >= 1.0 {
             return;
         }
         let total = exp_sum(logits, 0.0);
-        self.collect(logits, |logit| -logit);
+        // All tokens less likely than (1 - p) / vocab together have less than 1 - p, so the others
+        // reach p and only they need sorting. Halved, so that no rounding can matter.
+        let bar = ((1.0 - f64::from(p)) * total / logits.len() as f64 / 2.0).ln() as f32;
+        self.collect(logits, |logit| (logit >= bar).then_some(-logit));
         let kept = shortest_prefix(&mut self.candidates, f64::from(p) * total);
-        for candidate in &self.candidates[kept..] {
-            logits[candidate.id as usize] = f32::NEG_INFINITY;
+        let Some(last) = self.candidates[..kept].last() else { return };
+        for (id, logit) in logits.iter_mut().enumerate() {
+            if *logit < -last.score || (*logit == -last.score && id as u32 > last.id) {
+                *logit = f32::NEG_INFINITY;
+            }
         }
     }
 
@@ -59,7 +63,7 @@ impl Warpers {
         let possible = logits.iter().filter(|x| x.is_finite());
         let mean: f64 = possible.map(|&x| f64::from(exp(x)) / total * f64::from(x)).sum();
         // Surprisal is ln(total) - x and entropy is ln(total) - mean.
-        self.collect(logits, |logit| (mean - f64::from(logit)).abs() as f32);
+        self.collect(logits, |logit| Some((mean - f64::from(logit)).abs() as f32));
         let kept = shortest_prefix(&mut self.candidates, f64::from(p) * total);
         let threshold = self.candidates[..kept].last().map_or(f32::INFINITY, |last| last.score);
         for candidate in self.candidates[kept..].iter().filter(|c| c.score > threshold) {
@@ -67,15 +71,15 @@ impl Warpers {
         }
     }
 
-    /// Gathers the tokens that are still possible.
-    fn collect(&mut self, logits: &[f32], score: impl Fn(f32) -> f32) {
+    /// Gathers the tokens that are still possible and have a score.
+    fn collect(&mut self, logits: &[f32], score: impl Fn(f32) -> Option<f32>) {
+        let candidate = |(id, &logit): (usize, &f32)| {
+            let score = score(logit)?;
+            Some(Candidate { score, id: id as u32, weight: exp(logit) })
+        };
         self.candidates.clear();
         let possible = logits.iter().enumerate().filter(|(_, x)| x.is_finite());
-        self.candidates.extend(possible.map(|(id, &logit)| Candidate {
-            score: score(logit),
-            id: id as u32,
-            weight: exp(logit),
-        }));
+        self.candidates.extend(possible.filter_map(candidate));
     }
 }
 
