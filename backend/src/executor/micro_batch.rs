@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 
-use super::sequence::{AdmittedRow, SequenceTable};
+use super::admission::AdmittedRow;
+use super::sequence::SequenceTable;
 use crate::batch::{Batch, Span};
 
 /// One forward pass, and whose logits it gives.

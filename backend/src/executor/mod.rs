@@ -2,6 +2,7 @@
 //! thread. It trusts nothing that a step says: a bad row gets an error of its own, and the other
 //! rows run as if it were not there. Holds no clock and no random state.
 
+mod admission;
 mod micro_batch;
 mod sequence;
 mod step;
@@ -16,8 +17,9 @@ use crate::memory_plan::{self, BLOCK_SIZE, MemoryPlan, PlanInputs};
 use crate::model::decoder::{Decoder, Memory, Room};
 use crate::ops::Ops;
 use crate::sampler::{Draw, Sampled, Sampler};
+use admission::{Admission, AdmittedRow, Limits};
 use micro_batch::MicroBatch;
-use sequence::{Admission, AdmittedRow, Limits, SequenceTable};
+use sequence::SequenceTable;
 
 /// Rows of one forward pass: enough to reuse every weight many times, few enough that the
 /// activations stay in a cache.

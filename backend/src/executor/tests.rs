@@ -147,6 +147,30 @@ fn batch_mates_change_nothing() {
     }
 }
 
+/// More rows than one forward pass takes, and more samples than are computed at once.
+#[test]
+fn large_steps_give_what_small_ones_give() {
+    let n = LOGITS_ROWS as u64 + 10;
+    let rows: Vec<Row> = (0..n)
+        .map(|id| {
+            let tokens: Vec<u32> = (0..5).map(|i| (id as u32 * 7 + i * 3) % 72).collect();
+            Row { new_blocks: vec![id as u32], ..first_row(id, &tokens) }
+        })
+        .collect();
+    assert!(rows.len() * 5 > MICRO_BATCH_ROWS);
+    let budget = Budget {
+        max_step_tokens: rows.len() * 5,
+        max_step_rows: rows.len(),
+        max_batch_total_tokens: rows.len() * BLOCK_SIZE,
+        max_total_tokens: BLOCK_SIZE,
+    };
+    let mut fixture = Fixture::new(Kind::Llama, &budget);
+    let one_by_one: Outcomes = rows.iter().flat_map(|row| fixture.step(vec![row.clone()])).collect();
+    assert!(one_by_one.iter().all(|(_, result)| result.is_ok()));
+    (0..n).for_each(|id| fixture.forget(id));
+    assert_eq!(fixture.step(rows), one_by_one);
+}
+
 #[test]
 fn cached_tokens_are_not_computed_again() {
     let mut fixture = Fixture::new(Kind::Llama, &BUDGET);

@@ -1,0 +1,134 @@
+//! The checks that a row must pass before it touches a sequence: nothing that a step says is taken on
+//! trust. Called by `SequenceTable::admit`. Every refusal says what was expected.
+
+use std::collections::HashSet;
+
+use super::sequence::Sequence;
+use super::step::{Input, Row, Start};
+use crate::config::ModelConfig;
+use crate::memory_plan::BLOCK_SIZE;
+
+/// What `Plan` fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_step_tokens: usize,
+    pub max_step_rows: usize,
+    pub max_total_tokens: usize,
+    pub n_blocks: usize,
+}
+
+/// A row that passed all checks and is part of its sequence now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdmittedRow {
+    /// Place in the step.
+    pub index: usize,
+    pub sequence_id: u64,
+    pub tokens: Vec<u32>,
+    /// Of the first token.
+    pub position: usize,
+    pub sample: bool,
+}
+
+/// The checks of one step's rows, and what the step holds so far.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    config: &'a ModelConfig,
+    limits: &'a Limits,
+    n_seen: usize,
+    n_tokens: usize,
+    sequence_ids: HashSet<u64>,
+}
+
+impl<'a> Admission<'a> {
+    pub fn new(config: &'a ModelConfig, limits: &'a Limits) -> Admission<'a> {
+        Admission { config, limits, n_seen: 0, n_tokens: 0, sequence_ids: HashSet::new() }
+    }
+
+    /// Counts every row, good or bad, and says which this one is.
+    pub fn next_index(&mut self) -> usize {
+        self.n_seen += 1;
+        self.n_seen - 1
+    }
+
+    pub fn check_first(&self, sequence_id: u64) -> Result<(), String> {
+        match self.sequence_ids.contains(&sequence_id) {
+            true => Err("a second row for this sequence in one step".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// A new sequence, if it may start like this.
+    pub fn check_start(&self, start: &Start) -> Result<Sequence, String> {
+        let sampling = start.sampling.ok_or("start without sampling parameters")?;
+        sampling.check()?;
+        let longest = self.limits.max_total_tokens;
+        if start.prompt_length == 0 || start.prompt_length > longest {
+            return Err(format!("prompt_length must be 1..={longest}, got {}", start.prompt_length));
+        }
+        self.check_ids(&start.cached_ids)?;
+        Ok(Sequence::new(start, sampling, self.config))
+    }
+
+    /// The row's input tokens, if everything about it fits `sequence` (as it was before the row).
+    pub fn check_row(&self, row: &Row, sequence: &Sequence) -> Result<Vec<u32>, String> {
+        if row.position != sequence.n_tokens {
+            return Err(format!("row at position {}, expected {}", row.position, sequence.n_tokens));
+        }
+        let tokens = match &row.input {
+            Some(Input::Tokens(ids)) if !ids.is_empty() => ids.clone(),
+            Some(Input::LastSampled) => {
+                vec![
+                    sequence
+                        .last_sampled
+                        .ok_or("last_sampled, but the last row of this sequence sampled nothing")?,
+                ]
+            }
+            _ => return Err("row without input tokens".to_owned()),
+        };
+        self.check_ids(&tokens)?;
+        let end = row.position.saturating_add(tokens.len());
+        if end > self.limits.max_total_tokens {
+            let longest = self.limits.max_total_tokens;
+            return Err(format!("{end} tokens, but a sequence has at most {longest} (max_total_tokens)"));
+        }
+        self.check_blocks(row, sequence, end)?;
+        Ok(tokens)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), String> {
+        let vocab = self.config.vocab;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => Err(format!("token id {id}, expected less than {vocab}")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_blocks(&self, row: &Row, sequence: &Sequence, end: usize) -> Result<(), String> {
+        let n_blocks = self.limits.n_blocks;
+        if let Some(block) = row.new_blocks.iter().find(|&&block| block as usize >= n_blocks) {
+            return Err(format!("block {block}, expected less than {n_blocks}"));
+        }
+        let table = sequence.blocks.len() + row.new_blocks.len();
+        let (least, most) = (end.div_ceil(BLOCK_SIZE), self.limits.max_total_tokens.div_ceil(BLOCK_SIZE));
+        match (least..=most).contains(&table) {
+            true => Ok(()),
+            false => {
+                Err(format!("a block table of {table} blocks for {end} tokens, expected {least} to {most}"))
+            }
+        }
+    }
+
+    /// Makes sure that the step has room for one more row, and takes it.
+    pub fn count(&mut self, sequence_id: u64, n_tokens: usize) -> Result<(), String> {
+        let Limits { max_step_rows, max_step_tokens, .. } = *self.limits;
+        if self.sequence_ids.len() == max_step_rows {
+            return Err(format!("a step has at most {max_step_rows} rows (max_step_rows)"));
+        }
+        if self.n_tokens + n_tokens > max_step_tokens {
+            return Err(format!("a step has at most {max_step_tokens} input tokens (max_step_tokens)"));
+        }
+        self.sequence_ids.insert(sequence_id);
+        self.n_tokens += n_tokens;
+        Ok(())
+    }
+}
