@@ -25,11 +25,12 @@ lint:
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
 bench-cpu: build $(VENV)
+	cargo build --release -p text-generation-backend --example bench_cpu
 	$(VENV) integration-tests/bench/bench_cpu.py
 
-bench-router: build
+bench-router: build $(VENV)
 	cargo build --release -p text-generation-router --examples
-	$(PYTHON) integration-tests/bench/bench_router.py
+	$(VENV) integration-tests/bench/bench_router.py
 
 $(VENV): integration-tests/requirements.txt
 	$(PYTHON) -m venv .venv
