@@ -1,7 +1,7 @@
 //! Causal attention over the paged cache.
 //!
 //! For one query: a score for each key, features in ascending order in one chain; the largest score;
-//! `e^(score - largest)`; their sum by lane and then by `simd::sum`; the weighted sum of the values, keys
+//! `e^(score - largest)`; their sum by lane and then by `Simd::sum`; the weighted sum of the values, keys
 //! in ascending order in one chain; one division. Each of these is a chain of its own for every query,
 //! so queries may share the loads of K and V without touching each other's results. Work is cut by
 //! (rows, kv head); when a decode step has too few of those for the threads, by keys and then by

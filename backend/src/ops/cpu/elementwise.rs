@@ -4,12 +4,12 @@
 //! result cannot depend on the others.
 
 use super::math::exp;
-use super::simd::{Kernel, LANES, Simd, load_partial, store_partial, sum};
+use super::simd::{Kernel, LANES, Simd, load_partial, store_partial};
 use super::stored::{BF16, F16, F32, Stored};
 use crate::weights::DType;
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`, all `[hidden]`; squares are summed by lane, then by
-/// `simd::sum`.
+/// `Simd::sum`.
 pub struct RmsNorm<'a> {
     pub x: &'a [f32],
     pub weight: &'a [f32],
@@ -30,7 +30,7 @@ impl Kernel for RmsNorm<'_> {
         }
         let x = load_partial(s, rest);
         squares = s.fma(x, x, squares);
-        let mean = sum(s, squares) / self.x.len() as f32;
+        let mean = s.sum(squares) / self.x.len() as f32;
         let factor = 1.0 / (mean + self.eps).sqrt();
         for ((out, x), weight) in self.out.iter_mut().zip(self.x).zip(self.weight) {
             *out = x * factor * weight;
@@ -67,14 +67,22 @@ impl Kernel for SiluMul<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for ((out, gate), up) in
-            self.out.chunks_mut(LANES).zip(self.gate.chunks(LANES)).zip(self.up.chunks(LANES))
-        {
-            let (gate, up) = (load_partial(s, gate), load_partial(s, up));
-            let below = s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), gate)));
-            store_partial(s, s.mul(s.div(gate, below), up), out);
+        let (gates, gate_rest) = self.gate.as_chunks::<LANES>();
+        let (ups, up_rest) = self.up.as_chunks::<LANES>();
+        let (outs, out_rest) = self.out.as_chunks_mut::<LANES>();
+        for ((out, gate), up) in outs.iter_mut().zip(gates).zip(ups) {
+            s.store(silu_mul(s, s.load(gate), s.load(up)), out);
+        }
+        if !out_rest.is_empty() {
+            store_partial(s, silu_mul(s, load_partial(s, gate_rest), load_partial(s, up_rest)), out_rest);
         }
     }
+}
+
+#[inline(always)]
+fn silu_mul<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
+    let below = s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), gate)));
+    s.mul(s.div(gate, below), up)
 }
 
 /// A stored row as float32.

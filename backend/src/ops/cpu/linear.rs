@@ -3,7 +3,7 @@
 
 use super::CpuOps;
 use super::act::CpuAct;
-use super::awq::{AwqMatrix, FixedPoint, multiply, row_words};
+use super::awq::{AwqMatrix, FixedPoint, multiply, row_words, unpacked_lines};
 use super::plain::PlainMatrix;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, LinearWeight};
@@ -55,6 +55,7 @@ impl CpuLinear {
                 LinearWeight::Awq { group_size, .. } => {
                     let matrix = AwqMatrix::pack(&mut cpu.pool, joined, k, *group_size)?;
                     cpu.reserve_fixed(0, row_words(k, *group_size))?;
+                    super::reserve_unpacked(&mut cpu.unpacked, unpacked_lines(k))?;
                     Part::Awq(matrix)
                 }
                 LinearWeight::Plain(w) => Part::Plain(PlainMatrix::new(w, joined[0].out_features, k)?),
@@ -78,7 +79,7 @@ impl CpuLinear {
                     let words = words.ok_or_else(|| too_many_rows(x.rows()))?;
                     let x =
                         FixedPoint::quantize((&mut cpu.pool, level), x.values(), (self.k, w.group), words);
-                    multiply((&mut cpu.pool, level), x, w, to);
+                    multiply((&mut cpu.pool, level, &cpu.unpacked), x, w, to);
                 }
                 Part::Plain(w) => w.multiply((&mut cpu.pool, level), x.values(), to),
             }

@@ -39,6 +39,7 @@ use memory::{product, zeroed};
 use pool::Pool;
 use simd::Level;
 use std::borrow::Cow;
+use std::sync::Mutex;
 
 /// Elements that are worth waking another thread for.
 const TASK_ELEMENTS: usize = 8192;
@@ -53,6 +54,8 @@ pub struct CpuOps {
     fixed: Box<[u32]>,
     fixed_rows: usize,
     fixed_words: usize,
+    /// An unpacked tile of weights a worker.
+    unpacked: Vec<Mutex<Box<[awq::Line]>>>,
 }
 
 /// A norm weight in float32, `[hidden]`.
@@ -75,8 +78,16 @@ impl CpuOps {
     pub fn with_level(n_threads: usize, level: Level) -> Self {
         let pool = Pool::new(n_threads);
         let attention = attention::Buffers::new(pool.n_threads());
-        let step = step::StepState::default();
-        CpuOps { pool, level, step, attention, fixed: Box::default(), fixed_rows: 0, fixed_words: 0 }
+        CpuOps {
+            unpacked: (0..pool.n_threads()).map(|_| Mutex::default()).collect(),
+            pool,
+            level,
+            step: step::StepState::default(),
+            attention,
+            fixed: Box::default(),
+            fixed_rows: 0,
+            fixed_words: 0,
+        }
     }
 
     /// The instruction set in use, for logs.
@@ -94,6 +105,17 @@ impl CpuOps {
         (self.fixed_rows, self.fixed_words) = (rows, words);
         Ok(())
     }
+}
+
+/// Makes room for `len` lines in each worker's buffer.
+fn reserve_unpacked(buffers: &mut [Mutex<Box<[awq::Line]>>], len: usize) -> Result<(), LoadError> {
+    for buffer in buffers {
+        let buffer = buffer.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if buffer.len() < len {
+            *buffer = zeroed("unpacked weights", len)?;
+        }
+    }
+    Ok(())
 }
 
 /// Calls `task(row index, row)` for every row of `act`, on several threads if there is enough to do.

@@ -2,13 +2,13 @@
 //! logits of every one.
 //!
 //! The mapped tensor is read in place. Every output is 16 partial sums, feature k in lane k % 16, added
-//! up in the one order of `simd::sum`, whatever the processor and however many rows there are. A weight
+//! up in the one order of `Simd::sum`, whatever the processor and however many rows there are. A weight
 //! row is read once for up to four rows of activations, and from the cache for the others.
 
 use crate::error::LoadError;
 use crate::ops::cpu::grid::{Cuts, Rect};
 use crate::ops::cpu::pool::Pool;
-use crate::ops::cpu::simd::{Kernel, LANES, Level, Simd, load_partial, sum};
+use crate::ops::cpu::simd::{Kernel, LANES, Level, Simd, load_partial};
 use crate::ops::cpu::stored::{BF16, F16, F32, Stored};
 use crate::weights::{DType, Tensor};
 
@@ -16,6 +16,10 @@ use crate::weights::{DType, Tensor};
 const COLUMNS: usize = 4;
 /// Rows of activations that share a task when there are many.
 const ROWS: usize = 64;
+/// Weights are asked for this many bytes before they are used.
+const AHEAD: usize = 16 << 10;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Weight bytes a task streams at least.
 const TASK_BYTES: usize = 1 << 20;
 
@@ -80,80 +84,91 @@ impl Multiply<'_, '_> {
     #[inline(always)]
     fn stored<S: Simd, W: Stored>(mut self, s: S) {
         let (cols, rows) = (self.out.cols(), self.out.rows());
-        let mut c = cols.start;
-        while c + COLUMNS <= cols.end {
+        // Rows that do not fill their last vector go the slow way; no known model has them.
+        let blocks = if self.w.k.is_multiple_of(LANES) { cols.len() / COLUMNS } else { 0 };
+        for c in (cols.start..).step_by(COLUMNS).take(blocks) {
             let mut r = rows.start;
             while r < rows.end {
                 r += match rows.end - r {
-                    1 => self.block::<S, W, 1, COLUMNS>(s, r, c),
-                    2 => self.block::<S, W, 2, COLUMNS>(s, r, c),
-                    3 => self.block::<S, W, 3, COLUMNS>(s, r, c),
-                    _ => self.block::<S, W, 4, COLUMNS>(s, r, c),
+                    1 => self.block::<S, W, 1>(s, r, c),
+                    2 => self.block::<S, W, 2>(s, r, c),
+                    3 => self.block::<S, W, 3>(s, r, c),
+                    _ => self.block::<S, W, 4>(s, r, c),
                 };
             }
-            c += COLUMNS;
         }
-        for c in c..cols.end {
+        for c in cols.start + blocks * COLUMNS..cols.end {
             for r in rows.clone() {
-                self.block::<S, W, 1, 1>(s, r, c);
+                self.one::<S, W>(s, r, c);
             }
         }
     }
 
-    /// Outputs `[r..r + R, c..c + C]`; returns R.
+    /// Weights of output `c`.
     #[inline(always)]
-    fn block<S: Simd, W: Stored, const R: usize, const C: usize>(
-        &mut self,
-        s: S,
-        r: usize,
-        c: usize,
-    ) -> usize {
-        let (k, size) = (self.w.k, self.w.weight.dtype.size());
-        let x: [_; R] = std::array::from_fn(|i| self.x[(r + i) * k..(r + i + 1) * k].as_chunks::<LANES>());
-        let bytes = self.w.weight.bytes();
-        let w: [_; C] = std::array::from_fn(|j| {
-            let n = c + j - self.first;
-            W::chunks(&bytes[n * k * size..(n + 1) * k * size])
-        });
-        let acc = dot::<S, W, R, C>(s, x, w);
+    fn weights(&self, c: usize) -> &[u8] {
+        let len = self.w.k * self.w.weight.dtype.size();
+        &self.w.weight.bytes()[(c - self.first) * len..][..len]
+    }
+
+    /// Outputs `[r..r + R, c..c + COLUMNS]`; returns R.
+    #[inline(always)]
+    fn block<S: Simd, W: Stored, const R: usize>(&mut self, s: S, r: usize, c: usize) -> usize {
+        let k = self.w.k;
+        let x: [_; R] = std::array::from_fn(|i| self.x[(r + i) * k..(r + i + 1) * k].as_chunks().0);
+        let w = std::array::from_fn(|j| W::chunks(self.weights(c + j)).0);
+        let row = k * self.w.weight.dtype.size();
+        let next = (c - self.first) * row + AHEAD.max(COLUMNS * row);
+        let acc = dot::<S, W, R>(s, x, w, self.w.weight.bytes().get(next..).unwrap_or_default());
         let start = c - self.out.cols().start;
         for (i, acc) in acc.iter().enumerate() {
-            let to = &mut self.out.row(r + i)[start..start + C];
-            for (to, &acc) in to.iter_mut().zip(acc) {
-                *to = sum(s, acc);
-            }
+            self.out.row(r + i)[start..start + COLUMNS].copy_from_slice(&s.sums(*acc));
         }
         R
     }
+
+    /// Output `[r, c]`.
+    #[inline(always)]
+    fn one<S: Simd, W: Stored>(&mut self, s: S, r: usize, c: usize) {
+        let (x, x_rest) = self.x[r * self.w.k..(r + 1) * self.w.k].as_chunks::<LANES>();
+        let (w, w_rest) = W::chunks(self.weights(c));
+        let mut acc = s.splat(0.0);
+        for (x, w) in x.iter().zip(w) {
+            acc = s.fma(s.load(x), W::load(s, w), acc);
+        }
+        if !x_rest.is_empty() {
+            acc = s.fma(load_partial(s, x_rest), W::load_rest(s, w_rest), acc);
+        }
+        let at = c - self.out.cols().start;
+        self.out.row(r)[at] = s.sum(acc);
+    }
 }
 
+/// `R` rows times `COLUMNS` weight rows. `next` is what will be read afterwards: the weights are one
+/// stream, but cut into pieces too short for the processor to notice.
 #[inline(always)]
-fn dot<S: Simd, W: Stored, const R: usize, const C: usize>(
+fn dot<S: Simd, W: Stored, const R: usize>(
     s: S,
-    x: [(&[[f32; LANES]], &[f32]); R],
-    w: [(&[W::Chunk], &[u8]); C],
-) -> [[S::F; C]; R] {
-    let mut acc = [[s.splat(0.0); C]; R];
-    let steps = x[0].0.len();
-    let x_whole = x.map(|x| &x.0[..steps]);
-    let w_whole = w.map(|w| &w.0[..steps]);
+    x: [&[[f32; LANES]]; R],
+    w: [&[W::Chunk]; COLUMNS],
+    next: &[u8],
+) -> [[S::F; COLUMNS]; R] {
+    let mut acc = [[s.splat(0.0); COLUMNS]; R];
+    let steps = x[0].len();
+    let (x, w) = (x.map(|x| &x[..steps]), w.map(|w| &w[..steps]));
+    let lines = COLUMNS * size_of::<W::Chunk>() / LINE;
     for k in 0..steps {
-        let mut w = [s.splat(0.0); C];
-        for c in 0..C {
-            w[c] = W::load(s, &w_whole[c][k]);
+        for line in 0..lines {
+            s.prefetch(next.get((k * lines + line) * LINE..).unwrap_or_default());
+        }
+        let mut weights = [s.splat(0.0); COLUMNS];
+        for c in 0..COLUMNS {
+            weights[c] = W::load(s, &w[c][k]);
         }
         for r in 0..R {
-            let x = s.load(&x_whole[r][k]);
-            for c in 0..C {
-                acc[r][c] = s.fma(x, w[c], acc[r][c]);
-            }
-        }
-    }
-    if !x[0].1.is_empty() {
-        for r in 0..R {
-            let x = load_partial(s, x[r].1);
-            for c in 0..C {
-                acc[r][c] = s.fma(x, W::load_rest(s, w[c].1), acc[r][c]);
+            let x = s.load(&x[r][k]);
+            for c in 0..COLUMNS {
+                acc[r][c] = s.fma(x, weights[c], acc[r][c]);
             }
         }
     }

@@ -6,12 +6,15 @@ use crate::ops::cpu::act::CpuAct;
 use crate::ops::cpu::grid::Rect;
 use crate::ops::cpu::kv::{CpuKv, KEYS, SLICE, Unit, slices};
 use crate::ops::cpu::math::exp;
-use crate::ops::cpu::simd::{Kernel, LANES, Simd, load_partial, store_partial, sum};
+use crate::ops::cpu::simd::{Kernel, LANES, Simd, load_partial, store_partial};
 use crate::ops::cpu::step::Tile;
 use std::ops::Range;
 
 /// Queries that share the loads of K and V.
 pub const QUERIES: usize = 6;
+
+/// Units of 32 keys that are asked for before they are used.
+const AHEAD: usize = 3;
 
 /// Calls `$f::<S, n>` for n = `$n`, at most 6; more counts as 6. Returns the count.
 macro_rules! by_count {
@@ -201,9 +204,13 @@ fn scores<S: Simd, const Q: usize>(
     (p, stride): (&mut [f32], usize),
 ) {
     let q = &q.as_chunks::<Q>().0[..head_dim];
-    for (at, u) in units.enumerate() {
+    for (at, u) in units.clone().enumerate() {
         let mut acc = [[s.splat(0.0); 2]; Q];
-        for (q, k) in q.iter().zip(head.unit(u).k) {
+        // Blocks lie anywhere, so the processor cannot guess the next one.
+        let unit = head.unit(u).k;
+        let next = head.unit((u + AHEAD).min(units.end - 1)).k;
+        for ((q, k), next) in q.iter().zip(unit).zip(next) {
+            prefetch(s, next);
             let (low, high) = halves(s, k);
             for i in 0..Q {
                 let q = s.splat(q[i]);
@@ -212,12 +219,18 @@ fn scores<S: Simd, const Q: usize>(
             }
         }
         for i in 0..Q {
-            let to = &mut p[i * stride + at * KEYS..][..KEYS];
-            for h in 0..2 {
-                store_partial(s, acc[i][h], &mut to[h * LANES..(h + 1) * LANES]);
-            }
+            let (to, _) = p[i * stride + at * KEYS..][..KEYS].as_chunks_mut::<LANES>();
+            s.store(acc[i][0], &mut to[0]);
+            s.store(acc[i][1], &mut to[1]);
         }
     }
+}
+
+#[inline(always)]
+fn prefetch<S: Simd>(s: S, row: &[f32; 32]) {
+    let (halves, _) = row.as_chunks::<LANES>();
+    s.prefetch(bytemuck::cast_ref::<_, [u8; 64]>(&halves[0]));
+    s.prefetch(bytemuck::cast_ref::<_, [u8; 64]>(&halves[1]));
 }
 
 #[inline(always)]
@@ -248,7 +261,7 @@ fn softmax<S: Simd>(s: S, p: &mut [f32]) -> f32 {
         store_partial(s, exp(s, s.sub(load_partial(s, rest), top)), rest);
         total = s.add(total, load_partial(s, rest));
     }
-    sum(s, total)
+    s.sum(total)
 }
 
 /// `sum over keys of p[i, key] * v` for one slice of dimensions; query i sees `n_keys[i]` keys, ascending.
@@ -261,14 +274,17 @@ fn mix<S: Simd, const Q: usize>(
     slice: usize,
 ) -> [[S::F; 2]; Q] {
     let mut acc = [[s.splat(0.0); 2]; Q];
-    for u in 0..n_keys[Q - 1].div_ceil(KEYS) {
+    let units = n_keys[Q - 1].div_ceil(KEYS);
+    for u in 0..units {
         let v = &head.unit(u).v[slice * KEYS..(slice + 1) * KEYS];
+        let next = &head.unit((u + AHEAD).min(units - 1)).v[slice * KEYS..(slice + 1) * KEYS];
         let shared = n_keys[0].saturating_sub(u * KEYS).min(KEYS);
         let mut weights = [[].as_slice(); Q];
         for i in 0..Q {
             weights[i] = &p[i * stride + u * KEYS..][..KEYS];
         }
         for key in 0..shared {
+            prefetch(s, &next[key]);
             let (low, high) = halves(s, &v[key]);
             for i in 0..Q {
                 let w = s.splat(weights[i][key]);

@@ -1,15 +1,18 @@
 //! Activations as fixed-point numbers, three signed bytes an element.
 //!
-//! A row is a record of u32 words, group after group: [scale as float32 bits, -sum d0, -sum d1,
-//! -sum d2] and then for every 4 input features one word of their d0, one of d1, one of d2. The kernel
-//! broadcasts these words. `FixedPoint` is `linear`'s scratch; nothing else reads it.
+//! A row is a record of u32 words, group after group: a header (see `HEADER`) and then for every 4 input
+//! features one word of their d0, one of d1, one of d2. The kernel broadcasts these words. `FixedPoint`
+//! is `linear`'s scratch; nothing else reads it.
 
 use crate::ops::cpu::grid::Cuts;
 use crate::ops::cpu::pool::Pool;
 use crate::ops::cpu::simd::{Kernel, LANES, Level, Simd};
 
-/// Words before a group's digits.
-pub const HEADER: usize = 4;
+/// Words before a group's digits: the scale and 65536 times it, as float32 bits; minus the sums of the
+/// three digits; these times `BIAS`.
+pub const HEADER: usize = 8;
+/// Added to `q - z` where weights must not be negative.
+pub const BIAS: u8 = 15;
 /// Bound of |X|. A little under 127 * 65536 + 127 * 256 + 127 = 8355711, so that rounding the scale's
 /// reciprocal cannot lead past it.
 const LIMIT: f32 = 8_355_000.0;
@@ -99,8 +102,11 @@ fn quantize_group<S: Simd>(s: S, x: &[[f32; LANES]], to: &mut [u32]) {
     }
     let sums = s.to_array(sums);
     header[0] = scale.to_bits();
-    for (t, word) in header[1..].iter_mut().enumerate() {
-        *word = (-(0..4).map(|i| sums[4 * i + t]).sum::<i32>()) as u32;
+    header[1] = (scale * 65536.0).to_bits();
+    for i in 0..3 {
+        let sum: i32 = (0..4).map(|j| sums[4 * j + i]).sum();
+        header[2 + i] = -sum as u32;
+        header[5 + i] = (-sum * i32::from(BIAS)) as u32;
     }
 }
 

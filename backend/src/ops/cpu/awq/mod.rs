@@ -9,10 +9,17 @@
 mod activations;
 mod kernel;
 mod pack;
+mod packed;
+mod unpacked;
 
 pub use activations::{FixedPoint, row_words};
 pub use kernel::multiply;
-pub use pack::AwqMatrix;
+pub use pack::{AwqMatrix, Line};
 
 /// Columns of a weight tile: two vectors.
 pub const TILE: usize = 32;
+
+/// Lines of scratch that a tile of `k` features unpacks to.
+pub fn unpacked_lines(k: usize) -> usize {
+    k / 2
+}

@@ -37,7 +37,10 @@ pub struct AwqMatrix {
 /// One tile: what `kernel` multiplies by.
 #[derive(Clone, Copy)]
 pub struct Tile<'a> {
+    pub group: usize,
     pub lines: &'a [[Line; 2]],
+    /// The lines of all tiles from this one's on, for prefetching.
+    pub stream: &'a [[Line; 2]],
     pub scales: &'a [[[u8; 32]; 2]],
     pub zeros: &'a [[[u8; 16]; 2]],
 }
@@ -84,8 +87,11 @@ impl AwqMatrix {
     pub fn tile(&self, t: usize) -> Tile<'_> {
         let (lines, groups) = (self.k / 8, self.k / self.group);
         let range = t * groups..(t + 1) * groups;
+        let stream = &self.lines.as_chunks().0[t * lines..];
         Tile {
-            lines: &self.lines.as_chunks().0[t * lines..(t + 1) * lines],
+            group: self.group,
+            lines: &stream[..lines],
+            stream,
             scales: &self.scales[range.clone()],
             zeros: &self.zeros[range],
         }

@@ -22,6 +22,23 @@ fn compiled<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
+/// 16 lanes folded to 4.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold(v: [__m256; 2]) -> __m128 {
+    let x = _mm256_add_ps(v[0], v[1]);
+    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
+}
+
+/// Four vectors of 4 lanes folded to one lane each: `(x0 + x2) + (x1 + x3)`.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub fn fold4(a: __m128, b: __m128, c: __m128, d: __m128) -> __m128 {
+    let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab))
+}
+
 /// The same register-only intrinsic on both halves.
 macro_rules! both {
     (|$i:ident| $e:expr) => {{
@@ -125,6 +142,22 @@ impl Simd for Avx2 {
         both!(|i| _mm256_min_ps(a[i], b[i]))
     }
     #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        // SAFETY: `self` proves the instructions; registers only.
+        unsafe {
+            let x = fold(v);
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    fn sums(self, v: [Self::F; 4]) -> [f32; 4] {
+        let mut out = [0.0; 4];
+        // SAFETY: `self` proves the instructions; the store fills `out`.
+        unsafe { _mm_storeu_ps(out.as_mut_ptr(), fold4(fold(v[0]), fold(v[1]), fold(v[2]), fold(v[3]))) };
+        out
+    }
+    #[inline(always)]
     fn round(self, a: Self::F) -> Self::I {
         both!(|i| _mm256_cvtps_epi32(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(
             a[i]
@@ -148,6 +181,19 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn iload(self, x: &[u8; 64]) -> Self::I {
         halves!(x, |p| _mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
+    fn istore(self, a: Self::I, to: &mut [u8; 64]) {
+        let p = to.as_mut_ptr();
+        // SAFETY: `self` proves the instruction; both halves lie inside `to`; any alignment is allowed.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), a[0]);
+            _mm256_storeu_si256(p.add(32).cast(), a[1]);
+        }
+    }
+    #[inline(always)]
+    fn add_bytes(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(|i| _mm256_add_epi8(a[i], b[i]))
     }
     #[inline(always)]
     fn widen_u8(self, x: &[u8; 16]) -> Self::I {
@@ -204,6 +250,11 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(p.add(8).cast(), a[1]);
         }
         out
+    }
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        // SAFETY: a prefetch reads nothing that a program can see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) }
     }
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

@@ -24,6 +24,14 @@ fn compiled<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
+/// 16 lanes folded to 4.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fold(v: __m512) -> __m128 {
+    let x = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
+}
+
 /// An intrinsic that touches registers only.
 macro_rules! op {
     ($e:expr) => {
@@ -99,6 +107,26 @@ impl Simd for Avx512 {
         op!(_mm512_min_ps(a, b))
     }
     #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        op!({
+            let x = fold(v);
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        })
+    }
+    #[inline(always)]
+    fn sums(self, v: [__m512; 4]) -> [f32; 4] {
+        let mut out = [0.0; 4];
+        // SAFETY: `self` proves the instructions; the store fills `out`.
+        unsafe {
+            _mm_storeu_ps(
+                out.as_mut_ptr(),
+                super::avx2::fold4(fold(v[0]), fold(v[1]), fold(v[2]), fold(v[3])),
+            )
+        };
+        out
+    }
+    #[inline(always)]
     fn round(self, a: __m512) -> __m512i {
         op!(_mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
     }
@@ -117,6 +145,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn iload(self, x: &[u8; 64]) -> __m512i {
         mem!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn istore(self, a: __m512i, to: &mut [u8; 64]) {
+        mem!(_mm512_storeu_si512(to.as_mut_ptr().cast(), a))
+    }
+    #[inline(always)]
+    fn add_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi8(a, b))
     }
     #[inline(always)]
     fn widen_u8(self, x: &[u8; 16]) -> __m512i {
@@ -165,6 +201,11 @@ impl Simd for Avx512 {
         let mut out = [0; 16];
         mem!(_mm512_storeu_si512(out.as_mut_ptr().cast(), a));
         out
+    }
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        // SAFETY: a prefetch reads nothing that a program can see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) }
     }
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

@@ -43,6 +43,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Sum of the lanes in one fixed order: halves are folded onto each other, 16, 8, 4, 2, 1.
+    fn sum(self, v: Self::F) -> f32;
+    /// `sum` of four vectors.
+    fn sums(self, v: [Self::F; 4]) -> [f32; 4];
     /// Nearest integer, ties to even; unspecified outside int32.
     fn round(self, a: Self::F) -> Self::I;
     fn to_f32(self, a: Self::I) -> Self::F;
@@ -51,13 +55,16 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     fn isplat(self, x: u32) -> Self::I;
     fn iload(self, x: &[u8; 64]) -> Self::I;
+    fn istore(self, a: Self::I, to: &mut [u8; 64]);
+    /// Bytewise, without carries between bytes.
+    fn add_bytes(self, a: Self::I, b: Self::I) -> Self::I;
     /// Sixteen bytes, zero-extended into the lanes.
     fn widen_u8(self, x: &[u8; 16]) -> Self::I;
     /// Low four bits of every byte.
     fn low_nibbles(self, a: Self::I) -> Self::I;
     /// High four bits of every byte.
     fn high_nibbles(self, a: Self::I) -> Self::I;
-    /// In every lane `acc + sum of 4 (u8 w * i8 d)`. `w` must be at most 15 (int16 sums must not saturate).
+    /// In every lane `acc + sum of 4 (u8 w * i8 d)`. `w` must be at most 127 (int16 sums must not saturate).
     fn dot_bytes(self, acc: Self::I, w: Self::I, d: Self::I) -> Self::I;
     /// In every lane `acc + sum of 2 (i16 a * i16 b)`.
     fn dot_words(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
@@ -69,6 +76,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Stores the result of `digits` without its zero lanes.
     fn store_digits(self, planes: Self::I, to: &mut [u32; 12]);
     fn to_array(self, a: Self::I) -> [i32; 16];
+
+    /// Asks for the cache line of the first byte; nothing else happens.
+    fn prefetch(self, bytes: &[u8]);
 
     /// Runs `kernel` compiled for this level.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
@@ -127,21 +137,6 @@ impl Level {
             Level::Portable(s) => s.run(kernel),
         }
     }
-}
-
-/// Sum of the lanes in one fixed order: halves are folded onto each other, 16, 8, 4, 2, 1.
-#[inline(always)]
-pub fn sum<S: Simd>(s: S, v: S::F) -> f32 {
-    let mut a = [0.0; 16];
-    s.store(v, &mut a);
-    let mut width = 8;
-    while width > 0 {
-        for i in 0..width {
-            a[i] += a[i + width];
-        }
-        width /= 2;
-    }
-    a[0]
 }
 
 /// `x` as a vector, zeros behind its end; `x` must not be longer than 16.

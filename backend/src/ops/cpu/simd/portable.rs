@@ -72,6 +72,19 @@ impl Simd for Portable {
         from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn sum(self, mut v: Self::F) -> f32 {
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                v[i] += v[i + width];
+            }
+        }
+        v[0]
+    }
+    #[inline(always)]
+    fn sums(self, v: [Self::F; 4]) -> [f32; 4] {
+        v.map(|v| self.sum(v))
+    }
+    #[inline(always)]
     fn round(self, a: Self::F) -> Self::I {
         from_fn(|i| a[i].round_ties_even() as i32)
     }
@@ -90,6 +103,19 @@ impl Simd for Portable {
     #[inline(always)]
     fn iload(self, x: &[u8; 64]) -> Self::I {
         from_fn(|i| i32::from_le_bytes(lane(x, i)))
+    }
+    #[inline(always)]
+    fn istore(self, a: Self::I, to: &mut [u8; 64]) {
+        for (to, a) in to.as_chunks_mut::<4>().0.iter_mut().zip(a) {
+            *to = a.to_le_bytes();
+        }
+    }
+    #[inline(always)]
+    fn add_bytes(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| {
+            let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+            i32::from_le_bytes(from_fn(|k| a[k].wrapping_add(b[k])))
+        })
     }
     #[inline(always)]
     fn widen_u8(self, x: &[u8; 16]) -> Self::I {
@@ -140,6 +166,8 @@ impl Simd for Portable {
     fn to_array(self, a: Self::I) -> [i32; 16] {
         a
     }
+    #[inline(always)]
+    fn prefetch(self, _: &[u8]) {}
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
