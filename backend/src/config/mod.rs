@@ -7,6 +7,8 @@ mod family;
 pub(crate) mod fields;
 mod quantization;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;

@@ -3,28 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Family, Quantization, RopeConfig};
+use crate::config::testing::smollm2;
 
-/// SmolLM2-135M: 46,080 bytes of K and V a token, 1,474,560 a block.
-fn smol() -> ModelConfig {
-    ModelConfig {
-        family: Family::Llama,
-        architecture: "LlamaForCausalLM".to_owned(),
-        n_layers: 30,
-        hidden: 576,
-        intermediate: 1536,
-        n_heads: 9,
-        n_kv_heads: 3,
-        head_dim: 64,
-        vocab: 49_152,
-        max_positions: 8192,
-        norm_eps: 1e-5,
-        rope: RopeConfig { dim: 64, theta: 1e5, ntk_seq_length: None, logn_seq_length: None },
-        tied: true,
-        quantization: Quantization::None,
-    }
-}
-
+/// A block of SmolLM2: 46,080 bytes of K and V a token.
 const BLOCK_BYTES: usize = 32 * 46_080;
 /// 512 rows of 3*576 + 15*64 + 9*64 + 3*1536 floats, and 8 of 576 + 49,152.
 const WORKSPACE: usize = 4 * (512 * (1728 + 960 + 576 + 4608) + 8 * 49_728);
@@ -61,10 +42,10 @@ fn sizes_follow_from_the_limits() {
             kv_bytes: n_blocks * BLOCK_BYTES,
             workspace_bytes: WORKSPACE,
         };
-        assert_eq!(plan(&smol(), &inputs).unwrap(), expected, "{inputs:?}");
+        assert_eq!(plan(&smollm2(), &inputs).unwrap(), expected, "{inputs:?}");
     }
-    assert_eq!(kv_bytes_per_token(&smol(), 4), 46_080);
-    assert_eq!(kv_bytes_per_token(&smol(), 2), 23_040);
+    assert_eq!(kv_bytes_per_token(&smollm2(), 4), 46_080);
+    assert_eq!(kv_bytes_per_token(&smollm2(), 2), 23_040);
 }
 
 #[test]
@@ -106,7 +87,7 @@ fn limits_that_cannot_be_met_are_refused() {
         ),
     ];
     for (inputs, expected) in cases {
-        let error = plan(&smol(), &inputs).unwrap_err().to_string();
+        let error = plan(&smollm2(), &inputs).unwrap_err().to_string();
         assert!(error.contains(expected), "expected {expected}\ngot {error}");
     }
     check_weights_fit(10, 10).unwrap();
@@ -133,7 +114,7 @@ proptest! {
             available_bytes: available,
             kv_element_bytes,
         };
-        if let Ok(plan) = plan(&smol(), &inputs) {
+        if let Ok(plan) = plan(&smollm2(), &inputs) {
             prop_assert!(plan.kv_bytes.checked_add(plan.workspace_bytes).unwrap() <= available);
             prop_assert!(plan.max_batch_total_tokens >= longest.max(wanted));
             prop_assert_eq!(plan.max_batch_total_tokens, plan.n_blocks * BLOCK_SIZE);
