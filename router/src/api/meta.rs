@@ -1,5 +1,7 @@
 //! Routes about the server itself: health, info, models, metrics; and /tokenize.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -76,9 +78,9 @@ pub async fn models(State(app): State<App>) -> Result<Response, ApiError> {
 
 /// One token of /tokenize: `start` and `stop` are byte offsets into `inputs`.
 #[derive(Debug, Serialize)]
-pub struct TokenSpan {
+struct TokenSpan<'a> {
     id: u32,
-    text: String,
+    text: Cow<'a, str>,
     start: usize,
     stop: usize,
 }
@@ -87,13 +89,13 @@ pub struct TokenSpan {
 pub async fn tokenize(
     State(app): State<App>,
     Json(body): Json<GenerateRequest>,
-) -> Result<axum::Json<Vec<TokenSpan>>, ApiError> {
+) -> Result<Response, ApiError> {
     let serving = app.serving()?;
     let encoding = serving.validator.encode(body.inputs.clone()).await?;
     let bytes = body.inputs.as_bytes();
     let spans = encoding.ids.iter().zip(&encoding.offsets).map(|(&id, &(start, stop))| {
-        let text = String::from_utf8_lossy(bytes.get(start..stop).unwrap_or_default()).into_owned();
+        let text = String::from_utf8_lossy(bytes.get(start..stop).unwrap_or_default());
         TokenSpan { id, text, start, stop }
     });
-    Ok(axum::Json(spans.collect()))
+    Ok(axum::Json(spans.collect::<Vec<_>>()).into_response())
 }

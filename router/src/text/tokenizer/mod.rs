@@ -27,8 +27,8 @@ const SENTENCEPIECE_VOCABULARY: &str = "tokenizer.model";
 ///
 /// Ranges lie on character borders: each token of a character cut in several has the whole
 /// character's range. Where normalisation rewrote a stretch of text, its tokens have the range of the
-/// whole stretch as the client sent it (`qwen.tiktoken`) or of the characters that the library takes
-/// for its origin (`tokenizer.json`). Tokens added by the post-processor have empty ranges.
+/// whole stretch as the client sent it (`qwen.tiktoken`; about its part of one beyond 128 bytes) or of
+/// the characters that the library takes for its origin (`tokenizer.json`). Tokens added by the post-processor have empty ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoding {
     pub ids: Vec<u32>,
@@ -41,7 +41,6 @@ pub struct Tokenizer {
     table: TokenTable,
     leading_strip: Option<LeadingStrip>,
     eos_ids: Vec<u32>,
-    model_max_length: Option<usize>,
 }
 
 enum Encoder {
@@ -63,14 +62,9 @@ impl Tokenizer {
         } else {
             return Err(no_vocabulary(dir));
         };
-        let mut tokenizer =
-            Self { encoder, table, leading_strip, eos_ids: Vec::new(), model_max_length: None };
+        let mut tokenizer = Self { encoder, table, leading_strip, eos_ids: Vec::new() };
         let config_path = dir.join("tokenizer_config.json");
         let config = read_json_if_present(&config_path)?.unwrap_or_default();
-        // Configurations without a limit hold 1e30, which is no u64.
-        let max_length = config.get("model_max_length").and_then(serde_json::Value::as_u64);
-        tokenizer.model_max_length =
-            max_length.and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0).map(|n| n as usize);
         tokenizer.eos_ids = eos::read(dir, &config, &tokenizer)?;
         Ok(tokenizer)
     }
@@ -155,11 +149,6 @@ impl Tokenizer {
     /// One more than the largest token id. A model's logits may have more columns (padding).
     pub fn vocab_size(&self) -> usize {
         self.table.len()
-    }
-
-    /// The longest sequence in tokens that tokenizer_config.json declares, where it declares one.
-    pub fn model_max_length(&self) -> Option<usize> {
-        self.model_max_length
     }
 
     fn is_tiktoken(&self) -> bool {

@@ -121,22 +121,6 @@ fn end_of_sequence_ids() {
 }
 
 #[test]
-fn model_max_length_is_taken_where_it_is_one() {
-    let vocabulary = testing::tiktoken_file();
-    let check = |value: &str, expected: Option<usize>| {
-        let config = format!("{{\"model_max_length\": {value}}}");
-        let tokenizer = load(&[("qwen.tiktoken", &vocabulary), ("tokenizer_config.json", &config)]).unwrap();
-        assert_eq!(tokenizer.model_max_length(), expected, "{value}");
-    };
-    check("8192", Some(8192));
-    check("1000000000000000019884624838656", None);
-    check("1e30", None);
-    check("0", None);
-    check("-1", None);
-    check("null", None);
-}
-
-#[test]
 fn folders_that_cannot_be_used() {
     let byte_level = testing::byte_level_file();
     let check = |files: &[(&str, &str)], expected: &[&str]| {
