@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -42,6 +43,16 @@ def test_a_signal_drains(server, sig):
     assert server.process.wait(30) == 0
     until(lambda: not alive(family), 5, "all processes gone")
     assert "signal received, starting graceful shutdown" in server.output()
+
+
+def test_a_request_being_tokenized_at_the_signal_is_served(server):
+    body = {"inputs": "a" * 1_900_000, "parameters": {"max_new_tokens": 2, "truncate": 10}}
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(server.post, "/generate", body)
+        time.sleep(0.2)  # the body is there, but tokenizing it takes longer
+        server.process.send_signal(signal.SIGTERM)
+        assert reply.result().status_code == 200, reply.result().text
+    assert server.process.wait(30) == 0
 
 
 def test_a_second_signal_ends_at_once(server):

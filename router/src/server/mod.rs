@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::api;
 use crate::api::state::App;
 use crate::args::Args;
+use crate::driver::EngineHandle;
 use signals::Signals;
 use startup::Started;
 
@@ -57,12 +58,22 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!("signal received, starting graceful shutdown");
     let grace = Duration::from_secs(args.graceful_termination_timeout);
     tokio::select! {
-        ((), ()) = async { tokio::join!(http.stop(grace), engine.drain()) } => {}
+        () = drain(&mut http, &engine) => {}
         () = signals.next() => tracing::warn!("second signal received, stopping at once"),
         () = tokio::time::sleep(grace) => tracing::warn!("requests still run after {grace:?}, stopping"),
-        Err(lost) = &mut driver => return Err(lost.into()),
+        Err(lost) = &mut driver => {
+            http.stop(FAREWELL).await;
+            return Err(lost.into());
+        }
     }
     Ok(())
+}
+
+/// Stops accepting and lets every open request finish. The engine comes last: a request that is still
+/// being read or tokenized at the signal has not reached it yet.
+async fn drain(http: &mut Http, engine: &EngineHandle) {
+    http.stop(Duration::MAX).await;
+    engine.drain().await;
 }
 
 fn warn_of_flags_without_effect(args: &Args) {
@@ -119,7 +130,9 @@ impl Http {
     /// Stops accepting, then waits for the open requests, at most `grace`.
     async fn stop(&mut self, grace: Duration) {
         let _ = self.stop.send(true); // fails when the server has ended
-        let _ = tokio::time::timeout(grace, &mut self.task).await;
+        if !self.task.is_finished() {
+            let _ = tokio::time::timeout(grace, &mut self.task).await;
+        }
     }
 }
 
