@@ -68,10 +68,13 @@ impl Tail {
         self.lines.iter().map(String::as_str)
     }
 
-    /// The child's own explanation: its last `Error: ...` line, else the last line with any text.
+    /// The child's own explanation: its last `Error: ...` line, else a panic's message (the line after
+    /// its place; notes and a backtrace follow), else the last line with any text.
     pub fn explanation(&self) -> Option<&str> {
-        let own = self.lines.iter().rev().find_map(|line| line.strip_prefix("Error: "));
-        own.or_else(|| self.lines.iter().rev().map(String::as_str).find(|line| !line.trim().is_empty()))
+        let has_text = |line: &&str| !line.trim().is_empty();
+        let own = self.lines().filter_map(|line| line.strip_prefix("Error: ")).last();
+        let panic = || self.lines().skip_while(|line| !line.contains("panicked at ")).skip(1).find(has_text);
+        own.or_else(panic).or_else(|| self.lines().filter(has_text).last())
     }
 }
 
@@ -154,7 +157,13 @@ mod tests {
 
     #[test]
     fn explanations() {
-        let cases: [(&[&str], Option<&str>); 4] = [
+        let place = "thread 'main' (7) panicked at src/main.rs:1:1:";
+        let cases: [(&[&str], Option<&str>); 6] = [
+            (
+                &["note", place, "index out of bounds", "stack backtrace:", "   0: main"],
+                Some("index out of bounds"),
+            ),
+            (&[place], Some(place)),
             (&["a", "Error: first", "Error: the cause", "note"], Some("the cause")),
             (&["thread panicked", "reason", ""], Some("reason")),
             (&[""], None),
