@@ -13,7 +13,7 @@ mod pieces;
 mod random;
 mod record;
 mod sequence;
-mod sse;
+pub mod sse;
 pub mod state;
 mod tgi;
 
@@ -66,13 +66,15 @@ fn layers(routes: Router<App>, app: App) -> Router {
 }
 
 fn cors(settings: &EdgeSettings) -> CorsLayer {
-    let origins: Vec<HeaderValue> =
-        settings.cors_allow_origin.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let origin = if settings.cors_allow_origin.is_empty() { AllowOrigin::any() } else { origins.into() };
+    let listed = || settings.cors_allow_origin.iter().filter(|origin| !origin.is_empty());
+    let origins: Vec<HeaderValue> = listed().filter_map(|origin| origin.parse().ok()).collect();
+    // The library panics on a list with the wildcard in it.
+    let any = listed().next().is_none() || listed().any(|origin| origin == "*");
     CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
-        .allow_origin(origin)
+        .allow_origin(if any { AllowOrigin::any() } else { origins.into() })
+        .vary([header::ORIGIN, header::ACCESS_CONTROL_REQUEST_METHOD, header::ACCESS_CONTROL_REQUEST_HEADERS])
 }
 
 /// A panic in a handler answers 500; the panic itself was logged by the hook.

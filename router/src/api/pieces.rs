@@ -60,6 +60,8 @@ pub struct Pieces {
     visible: Option<Detokenizer>,
     text: Detokenizer,
     stops: Option<StopMatcher>,
+    /// Special tokens among the stop strings: their text is never part of the answer's.
+    stop_ids: Vec<u32>,
     /// Bytes given to `stops`.
     n_pushed: usize,
     /// Bytes `stops` let through.
@@ -75,6 +77,7 @@ impl Pieces {
             style,
             visible: (style == TextStyle::Tgi).then(|| Detokenizer::new(tokenizer.clone(), false)),
             text: Detokenizer::new(tokenizer.clone(), true),
+            stop_ids: stops.iter().filter_map(|stop| special_id(tokenizer, stop)).collect(),
             stops: (!stops.is_empty()).then(|| StopMatcher::new(&stops)),
             n_pushed: 0,
             n_emitted: 0,
@@ -86,12 +89,14 @@ impl Pieces {
     pub fn push(&mut self, id: u32, finish: Option<FinishReason>) -> PieceText {
         let mut visible = self.visible.as_mut().map(|v| v.push(id)).unwrap_or_default();
         let mut piece = self.text.push(id);
-        if finish.is_some() {
+        let is_stop = self.stop_ids.contains(&id);
+        let last = finish.is_some() || is_stop;
+        if last {
             visible += &self.visible.as_mut().map(Detokenizer::finish).unwrap_or_default();
             piece += &self.text.finish();
         }
         let before = self.answer.len();
-        let excess = self.append(&piece, finish.is_some());
+        let excess = self.append(&piece, last);
         if let Some(excess) = &excess
             && visible.ends_with(excess.as_str())
         {
@@ -101,7 +106,7 @@ impl Pieces {
             TextStyle::Tgi => visible,
             TextStyle::OpenAi => self.answer[before..].to_string(),
         };
-        PieceText { shown, finish: self.reason(finish, excess.is_some()) }
+        PieceText { shown, finish: self.reason(finish, is_stop || excess.is_some()) }
     }
 
     /// The answer; complete once a piece had a finish.
@@ -142,6 +147,11 @@ impl Pieces {
             None => stopped.then_some(Finish::Stop),
         }
     }
+}
+
+/// The id of the special token with this text.
+fn special_id(tokenizer: &Tokenizer, text: &str) -> Option<u32> {
+    tokenizer.token_id(text).filter(|&id| tokenizer.is_special(id))
 }
 
 #[cfg(test)]

@@ -73,6 +73,26 @@ fn stop_strings_across_tokens() {
 }
 
 #[test]
+fn a_special_token_as_stop_string() {
+    let start = testing::tiktoken().token_id("<|im_start|>").unwrap();
+    // Half a character and the beginning of another stop string come out when the sequence ends.
+    let ids = [bytes("a"), vec![0xe2, start], bytes("b")].concat();
+    let stops = ["<|im_start|>", "a\u{fffd}x"];
+    let (shown, answer, finish) = run(TextStyle::Tgi, &stops, &ids, FinishReason::Length);
+    assert_eq!(shown, ["a", "", "\u{fffd}<|im_start|>"]);
+    assert_eq!((answer.as_str(), finish), ("a\u{fffd}", Some(Finish::Stop)));
+    let (shown, answer, finish) = run(TextStyle::OpenAi, &stops, &ids, FinishReason::Length);
+    assert_eq!(
+        (shown.concat().as_str(), answer.as_str(), finish),
+        ("a\u{fffd}", "a\u{fffd}", Some(Finish::Stop))
+    );
+    // TGI's order: the end token counts before the stop string.
+    let ended = [bytes("a"), vec![end_token()]].concat();
+    let (_, _, finish) = run(TextStyle::Tgi, &["<|im_end|>"], &ended, FinishReason::Eos);
+    assert_eq!(finish, Some(Finish::Eos));
+}
+
+#[test]
 fn a_stop_string_in_the_last_token() {
     let ids = bytes("ab");
     for (style, answer, finish) in

@@ -3,9 +3,10 @@
 //! Made by `Serving::open`; TGI's and OpenAI's routes build their answers from `Piece`s. Dropping a
 //! `Sequence` cancels the generation and frees its place.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::pieces::{Finish, Pieces, TextStyle};
@@ -35,6 +36,7 @@ pub struct Sequence {
     pub input_tokens: u32,
     /// Echoed when the request samples.
     pub seed: Option<u64>,
+    longest_silence: Duration,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -86,15 +88,18 @@ impl Serving {
             generation: Some(self.engine.submit(accepted.request)?),
             waiting: None,
             record,
+            longest_silence: self.longest_silence,
             _permit: permit,
         })
     }
 }
 
 impl Sequence {
-    /// Waits for the first event, so that a failure before it can still be an HTTP status.
+    /// Waits for the first event, so that a failure before it can still be an HTTP status; but not for
+    /// longer than a stream may be silent, as clients and proxies give up on a server that is.
     pub async fn first(&mut self) -> Result<(), ApiError> {
-        match self.event().await {
+        let Ok(event) = timeout(self.longest_silence, self.event()).await else { return Ok(()) };
+        match event {
             Some(GenerationEvent::Failed(error)) => Err(error.into()),
             Some(event) => {
                 self.waiting = Some(event);

@@ -1,6 +1,7 @@
-//! Server-sent events: framing `data: {json}\n\n`, a comment after 15 s of silence, headers against buffering.
+//! Server-sent events: framing `data: {json}\n\n`, a comment after a silence, headers against buffering.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -8,10 +9,18 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 
-/// A 200 that sends each event as it comes; `headers` are the route's own.
-pub fn response(mut headers: HeaderMap, events: impl Stream<Item = Event> + Send + 'static) -> Response {
+/// After so long without an event a stream of this server sends a comment, as TGI's do.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+
+/// A 200 that sends each event as it comes, and a comment after each `silence`; `headers` are the route's own.
+pub fn response(
+    mut headers: HeaderMap,
+    silence: Duration,
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Response {
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    let stream = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::default());
+    let keep_alive = KeepAlive::new().interval(silence);
+    let stream = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(keep_alive);
     (headers, stream).into_response()
 }
 

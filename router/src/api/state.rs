@@ -4,6 +4,7 @@
 //! route that needs the model answers 503.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
@@ -41,6 +42,8 @@ pub struct Serving {
     /// Whether POST / returns the prompt too when the request does not say.
     pub compat_full_text: bool,
     pub compute_type: HeaderValue,
+    /// How long a stream may send nothing (`sse::LONGEST_SILENCE` but in tests).
+    pub longest_silence: Duration,
 }
 
 /// Shared by all handlers; cheap to clone.

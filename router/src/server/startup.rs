@@ -8,6 +8,7 @@ use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
 
 use crate::api::meta::Info;
+use crate::api::sse;
 use crate::api::state::{App, EdgeSettings, Serving};
 use crate::args::Args;
 use crate::driver::{self, DriverError, EngineHandle};
@@ -74,6 +75,7 @@ pub async fn start(
         info: info(args, limits, &shard.info),
         compat_full_text: args.compat_return_full_text,
         compute_type: app.settings().compute_type.clone(),
+        longest_silence: sse::LONGEST_SILENCE,
     });
     Ok(Started { engine, driver })
 }

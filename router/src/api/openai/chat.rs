@@ -1,137 +1,91 @@
 //! POST /v1/chat/completions: messages through the model's template, one sequence for each of `n` choices.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
-use futures::future::try_join_all;
 
 use super::chat_types::{Answer, ChatCompletion, ChatRequest, Choice, Chunk, ChunkChoice, Logprobs};
-use super::stream::{self, Chunks};
+use super::job::{self, Answers, Choices, Route};
+use super::stream::Chunks;
 use super::types::{Envelope, Usage};
 use crate::api::error::ApiError;
 use crate::api::extract::Json;
-use crate::api::pieces::TextStyle;
-use crate::api::record::{RequestCount, compute_headers};
-use crate::api::sequence::{Finished, Piece, Sequence};
+use crate::api::sequence::Piece;
 use crate::api::state::{App, Serving};
 use crate::api::{random, sse};
 use crate::text::TextError;
 use crate::validation::{Draft, Input};
 
 pub async fn respond(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
-    let job = Job { arrived: Instant::now(), serving, request };
-    if job.request.stream.unwrap_or(false) { job.stream().await } else { job.whole().await }
+    job::respond(app, request).await
 }
 
-/// One chat request on its way.
-struct Job {
-    arrived: Instant,
-    serving: Arc<Serving>,
-    request: ChatRequest,
-}
+impl Route for ChatRequest {
+    type Chunks = ChatChunks;
 
-/// Its submitted choices.
-struct Opened {
-    characters: usize,
-    sequences: Vec<Sequence>,
-}
+    const COMPUTE_TIME: bool = true;
 
-impl Job {
-    async fn whole(self) -> Result<Response, ApiError> {
-        RequestCount::over(&self.serving.metrics, async {
-            let Opened { characters, sequences } = self.open().await?;
-            let logprobs = self.shows_logprobs();
-            let done = try_join_all(sequences.into_iter().map(|one| one.collect(logprobs))).await?;
-            let prompt_tokens = done.first().map_or(0, |one| one.input_tokens);
-            let headers = super::headers(&self.serving, characters, prompt_tokens, &done);
-            let usage = Usage::new(prompt_tokens, done.iter().map(|one| one.times.n_tokens).sum());
-            let choices = done.into_iter().enumerate().map(|(i, one)| self.choice(i, one)).collect();
-            let body = ChatCompletion::new(self.envelope(), choices, usage);
-            Ok((headers, axum::Json(body)).into_response())
-        })
-        .await
+    fn is_stream(&self) -> bool {
+        self.stream.unwrap_or(false)
     }
 
-    async fn stream(self) -> Result<Response, ApiError> {
-        let mut count = RequestCount::begin(&self.serving.metrics);
-        match self.open_stream().await {
-            Ok(Opened { characters, sequences }) => {
-                let headers = compute_headers(&self.serving.compute_type, characters);
-                let chunks = self.chunks(&sequences);
-                Ok(stream::respond(headers, sequences, chunks, count))
-            }
-            Err(error) => {
-                count.fail(&error);
-                Err(error)
-            }
-        }
-    }
-
-    async fn open_stream(&self) -> Result<Opened, ApiError> {
-        let mut opened = self.open().await?;
-        stream::first_tokens(&mut opened.sequences).await?;
-        Ok(opened)
-    }
-
-    async fn open(&self) -> Result<Opened, ApiError> {
-        self.request.check_tools()?;
-        let n = super::check_n(&self.serving, self.request.n)?;
-        let messages = self.request.template_messages()?;
-        let template = self.serving.template.as_ref().ok_or(TextError::NoTemplate);
-        let prompt = template
-            .and_then(|template| template.apply(&messages))
-            .map_err(|error| ApiError::Template(error.to_string()))?;
-        let input = Input::Prompt(prompt);
-        let characters = input.characters();
-        let drafts = super::repeat(vec![self.draft(input)], n);
-        let sequences = self.serving.open_all(drafts, TextStyle::OpenAi, self.arrived).await?;
-        Ok(Opened { characters, sequences })
-    }
-
-    fn draft(&self, input: Input) -> Draft {
-        let request = &self.request;
-        Draft {
-            choice: request.sampling.choice(),
-            max_new_tokens: request.max_new_tokens(),
-            stop: request.stop.clone(),
-            top_n_tokens: request.top_logprobs.unwrap_or(0),
-            grammar: request.constrained(),
-            ..Draft::new(input, random::seed())
-        }
+    fn n(&self) -> Option<usize> {
+        self.n
     }
 
     fn shows_logprobs(&self) -> bool {
-        self.request.logprobs.unwrap_or(false)
+        self.logprobs.unwrap_or(false)
     }
 
-    fn choice(&self, index: usize, done: Finished) -> Choice {
-        let logprobs = self.shows_logprobs().then(|| Logprobs::new(&self.serving.tokenizer, &done.pieces));
-        let finish_reason = done.finish.openai();
-        Choice { index, message: Answer::new(done.answer), logprobs, finish_reason }
+    fn drafts(&self, serving: &Serving, _n: usize) -> Result<Vec<Draft>, ApiError> {
+        self.check_tools()?;
+        let messages = self.template_messages()?;
+        let template = serving.template.as_ref().ok_or(TextError::NoTemplate);
+        let prompt = template
+            .and_then(|template| template.apply(&messages))
+            .map_err(|error| ApiError::Template(error.to_string()))?;
+        Ok(vec![Draft {
+            choice: self.sampling.choice(),
+            max_new_tokens: self.max_new_tokens(),
+            stop: self.stop.clone(),
+            top_n_tokens: self.top_logprobs.unwrap_or(0),
+            grammar: self.constrained(),
+            ..Draft::new(Input::Prompt(prompt), random::seed())
+        }])
     }
 
-    /// Clients that name no model, or TGI's placeholder, are told the server's.
-    fn envelope(&self) -> Envelope {
-        let model = self.request.model.clone().filter(|name| name != "tgi");
-        Envelope::new(&self.serving, "chatcmpl", model)
+    fn body(&self, serving: &Serving, Answers { done, usage, .. }: Answers) -> Response {
+        let choices = done.into_iter().enumerate().map(|(index, one)| Choice {
+            index,
+            logprobs: self.shows_logprobs().then(|| Logprobs::new(&serving.tokenizer, &one.pieces)),
+            message: Answer::new(one.answer),
+            finish_reason: one.finish.openai(),
+        });
+        let body = ChatCompletion::new(envelope(self, serving), choices.collect(), usage);
+        axum::Json(body).into_response()
     }
 
-    fn chunks(&self, sequences: &[Sequence]) -> ChatChunks {
+    fn chunks(&self, serving: &Arc<Serving>, choices: &Choices) -> ChatChunks {
         ChatChunks {
-            serving: self.serving.clone(),
-            envelope: self.envelope(),
+            serving: serving.clone(),
+            envelope: envelope(self, serving),
             logprobs: self.shows_logprobs(),
-            include_usage: self.request.include_usage(),
-            usage: Usage::new(sequences.first().map_or(0, |one| one.input_tokens), 0),
+            include_usage: self.include_usage(),
+            usage: Usage::new(choices.sequences.first().map_or(0, |one| one.input_tokens), 0),
         }
     }
 }
 
-struct ChatChunks {
+/// Clients that name no model, or TGI's placeholder, are told the server's.
+fn envelope(request: &ChatRequest, serving: &Serving) -> Envelope {
+    let model = request.model.clone().filter(|name| name != "tgi");
+    Envelope::new(serving, "chatcmpl", model)
+}
+
+/// A chat stream under way.
+pub struct ChatChunks {
     serving: Arc<Serving>,
     envelope: Envelope,
     logprobs: bool,

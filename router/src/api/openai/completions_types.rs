@@ -1,7 +1,7 @@
 //! JSON of /v1/completions. Key order is TGI's, which differs between chunks and whole answers.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde_json::Value;
 
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
 use crate::api::error::ApiError;
@@ -163,9 +163,21 @@ pub struct Choice {
 pub struct Logprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
-    top_logprobs: Vec<Map<String, Value>>,
+    top_logprobs: Vec<TopLogprobs>,
     /// Characters of the answer before the token's text.
     text_offset: Vec<usize>,
+}
+
+/// Candidates by their text, best first. Of those with the same text only the best has a place.
+#[derive(Debug)]
+struct TopLogprobs(Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_first = |i: &usize| self.0[..*i].iter().all(|(text, _)| *text != self.0[*i].0);
+        let entries = (0..self.0.len()).filter(is_first).map(|i| (&self.0[i].0, self.0[i].1));
+        serializer.collect_map(entries)
+    }
 }
 
 impl Logprobs {
@@ -176,8 +188,8 @@ impl Logprobs {
         for piece in pieces {
             columns.tokens.push(text(piece.token.id));
             columns.token_logprobs.push(piece.token.logprob);
-            let top = piece.top.iter().map(|top| (text(top.id), Value::from(top.logprob)));
-            columns.top_logprobs.push(top.collect());
+            let top = piece.top.iter().map(|top| (text(top.id), top.logprob));
+            columns.top_logprobs.push(TopLogprobs(top.collect()));
             columns.text_offset.push(*offset);
             *offset += piece.text.chars().count();
         }

@@ -5,16 +5,17 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 
-use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::response::sse::Event;
 use futures::stream::{self, SelectAll};
 use futures::{Stream, StreamExt};
 
+use super::job::Choices;
 use crate::api::error::{ApiError, Style};
-use crate::api::record::RequestCount;
+use crate::api::record::{RequestCount, compute_headers};
 use crate::api::sequence::{Piece, Sequence};
 use crate::api::sse;
+use crate::api::state::Serving;
 
 /// How a route writes its chunks.
 pub trait Chunks: Send + 'static {
@@ -30,15 +31,11 @@ pub async fn first_tokens(sequences: &mut [Sequence]) -> Result<(), ApiError> {
     Ok(())
 }
 
-pub fn respond(
-    headers: HeaderMap,
-    sequences: Vec<Sequence>,
-    chunks: impl Chunks,
-    count: RequestCount,
-) -> Response {
-    let pieces = stream::select_all(sequences.into_iter().enumerate().map(pieces));
+pub fn respond(serving: &Serving, choices: Choices, chunks: impl Chunks, count: RequestCount) -> Response {
+    let headers = compute_headers(&serving.compute_type, choices.characters);
+    let pieces = stream::select_all(choices.sequences.into_iter().enumerate().map(pieces));
     let state = ChunkStream { pieces, chunks, count, last: None };
-    sse::response(headers, stream::unfold(state, next))
+    sse::response(headers, serving.longest_silence, stream::unfold(state, next))
 }
 
 type Indexed = (usize, Result<Piece, ApiError>);

@@ -1,5 +1,7 @@
 //! What every route shares: error bodies, key, limits, health, counting, places, CORS.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
@@ -190,11 +192,21 @@ async fn cors() {
     assert_eq!(reply.header("access-control-allow-origin"), "*");
     assert_eq!(reply.header("access-control-allow-methods"), "GET,POST");
     assert_eq!(reply.header("access-control-allow-headers"), "content-type,authorization");
-    let mut settings = settings();
-    settings.cors_allow_origin = vec!["http://a".into()];
-    let server = serve(settings, |_| {});
-    assert_eq!(server.request(preflight("http://a")).await.header("access-control-allow-origin"), "http://a");
-    assert_eq!(server.request(preflight("http://b")).await.header("access-control-allow-origin"), "");
+    assert_eq!(
+        server().get("/info").await.header("vary"),
+        "origin, access-control-request-method, access-control-request-headers"
+    );
+    for (allowed, origin, expected) in [
+        (vec!["http://a"], "http://a", "http://a"),
+        (vec!["http://a"], "http://b", ""),
+        (vec!["http://a", "*"], "http://b", "*"),
+        (vec![""], "http://b", "*"),
+    ] {
+        let mut settings = settings();
+        settings.cors_allow_origin = allowed.iter().map(|origin| origin.to_string()).collect();
+        let reply = serve(settings, |_| {}).request(preflight(origin)).await;
+        assert_eq!(reply.header("access-control-allow-origin"), expected, "{origin} of {allowed:?}");
+    }
 }
 
 #[tokio::test]
@@ -321,5 +333,21 @@ async fn no_value_of_any_field_is_a_defect() {
                 assert!(value != "null" || answered, "null is the default: {path} {body}: {}", reply.body);
             }
         }
+    }
+}
+
+/// A stream whose first token takes long opens without it, and says by comments that it lives.
+#[tokio::test]
+async fn silence_before_the_first_token() {
+    let server = serve(settings(), |serving| serving.longest_silence = Duration::from_millis(20));
+    for (path, body) in [
+        ("/generate_stream", r#"{"inputs":"hang"}"#),
+        ("/v1/chat/completions", r#"{"messages":[{"role":"user","content":"hang"}],"stream":true,"n":2}"#),
+        ("/v1/completions", r#"{"prompt":["ab","hang"],"stream":true}"#),
+    ] {
+        let response = server.router.clone().oneshot(post(path, body)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let mut events = response.into_body().into_data_stream();
+        while events.next().await.unwrap().unwrap() != b":\n\n"[..] {}
     }
 }

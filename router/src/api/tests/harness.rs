@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -169,6 +170,7 @@ pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server 
         info: info(),
         compat_full_text: true,
         compute_type: HeaderValue::from_static("cpu"),
+        longest_silence: Duration::from_secs(15),
     };
     edit(&mut serving);
     app.serve(serving);

@@ -15,7 +15,7 @@ use crate::api::sse;
 use crate::api::state::Serving;
 use crate::validation::rules;
 
-/// Headers go out with the first token: a failure before it has its own HTTP status.
+/// Headers go out with the first token: a failure before it has its own HTTP status (see `Sequence::first`).
 pub async fn respond(
     serving: &Arc<Serving>,
     request: GenerateRequest,
@@ -29,7 +29,7 @@ pub async fn respond(
     match open(serving, request, arrived).await {
         Ok(sequence) => {
             let events = Events { serving: serving.clone(), sequence, count, prompt, details };
-            Ok(sse::response(headers, stream::unfold(Some(events), next)))
+            Ok(sse::response(headers, serving.longest_silence, stream::unfold(Some(events), next)))
         }
         Err(error) => {
             count.fail(&error);

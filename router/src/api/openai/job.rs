@@ -1,0 +1,136 @@
+//! The way of a request to an OpenAI route, the same on both: all choices submitted or none, then one whole
+//! answer or a stream. `chat` and `completions` say what differs by `Route`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures::future::try_join_all;
+
+use super::stream::{self, Chunks};
+use super::types::Usage;
+use crate::api::error::ApiError;
+use crate::api::pieces::TextStyle;
+use crate::api::record::{RequestCount, Times, compute_headers, compute_time};
+use crate::api::sequence::{Finished, Sequence};
+use crate::api::state::{App, Serving};
+use crate::validation::{Draft, Refusal};
+
+/// A request of one route.
+pub trait Route: Send + Sync + 'static {
+    type Chunks: Chunks;
+    /// Whether whole answers carry x-compute-time (TGI's completions do not).
+    const COMPUTE_TIME: bool;
+
+    fn is_stream(&self) -> bool;
+    /// How many answers to each prompt; 1 when not given.
+    fn n(&self) -> Option<usize>;
+    fn shows_logprobs(&self) -> bool;
+    /// One draft a prompt, after the route's own checks. `n` is within the server's limit.
+    fn drafts(&self, serving: &Serving, n: usize) -> Result<Vec<Draft>, ApiError>;
+    /// The body of a whole answer.
+    fn body(&self, serving: &Serving, answers: Answers) -> Response;
+    /// How the stream of `choices` is written.
+    fn chunks(&self, serving: &Arc<Serving>, choices: &Choices) -> Self::Chunks;
+}
+
+/// Submitted choices: prompt 0's `n`, then prompt 1's, ...
+pub struct Choices {
+    pub n: usize,
+    pub sequences: Vec<Sequence>,
+    /// Characters of all prompts.
+    pub characters: usize,
+}
+
+/// Finished choices, in the same order.
+pub struct Answers {
+    pub n: usize,
+    pub done: Vec<Finished>,
+    pub usage: Usage,
+}
+
+/// Answers one request.
+pub async fn respond<R: Route>(app: App, request: R) -> Result<Response, ApiError> {
+    let job = Job { arrived: Instant::now(), serving: app.serving()?, request };
+    if job.request.is_stream() { job.stream().await } else { job.whole().await }
+}
+
+struct Job<R> {
+    arrived: Instant,
+    serving: Arc<Serving>,
+    request: R,
+}
+
+impl<R: Route> Job<R> {
+    async fn whole(self) -> Result<Response, ApiError> {
+        RequestCount::over(&self.serving.metrics, async {
+            let Choices { n, sequences, characters } = self.open().await?;
+            let keep_pieces = self.request.shows_logprobs();
+            let done = try_join_all(sequences.into_iter().map(|one| one.collect(keep_pieces))).await?;
+            // Each prompt counts once, however many answers it got.
+            let prompt_tokens = done.iter().step_by(n).map(|one| one.input_tokens).sum();
+            let usage = Usage::new(prompt_tokens, done.iter().map(|one| one.times.n_tokens).sum());
+            let headers = self.headers(characters, prompt_tokens, &done);
+            Ok((headers, self.request.body(&self.serving, Answers { n, done, usage })).into_response())
+        })
+        .await
+    }
+
+    async fn stream(self) -> Result<Response, ApiError> {
+        let mut count = RequestCount::begin(&self.serving.metrics);
+        match self.open_stream().await {
+            Ok(choices) => {
+                let chunks = self.request.chunks(&self.serving, &choices);
+                Ok(stream::respond(&self.serving, choices, chunks, count))
+            }
+            Err(error) => {
+                count.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_stream(&self) -> Result<Choices, ApiError> {
+        let mut choices = self.open().await?;
+        stream::first_tokens(&mut choices.sequences).await?;
+        Ok(choices)
+    }
+
+    async fn open(&self) -> Result<Choices, ApiError> {
+        let n = check_n(&self.serving, self.request.n())?;
+        let drafts = self.request.drafts(&self.serving, n)?;
+        let characters = drafts.iter().map(|draft| draft.input.characters()).sum();
+        let sequences = self.serving.open_all(repeat(&drafts, n), TextStyle::OpenAi, self.arrived).await?;
+        Ok(Choices { n, sequences, characters })
+    }
+
+    /// Headers of a whole answer: times summed over its sequences.
+    fn headers(&self, characters: usize, prompt_tokens: u32, done: &[Finished]) -> HeaderMap {
+        let times = done.iter().fold(Times::default(), |sum, one| sum.plus(one.times));
+        let mut headers = compute_headers(&self.serving.compute_type, characters);
+        headers.extend(R::COMPUTE_TIME.then(|| compute_time(times.total)));
+        headers.extend(times.headers(prompt_tokens));
+        headers
+    }
+}
+
+/// `n` between 1 and the most sequences that one request may hold.
+fn check_n(serving: &Serving, n: Option<usize>) -> Result<usize, Refusal> {
+    let (n, max) = (n.unwrap_or(1), serving.info.max_client_batch_size);
+    if (1..=max).contains(&n) {
+        return Ok(n);
+    }
+    Err(Refusal(format!("`n` must be > 0 and <= {max}. Given: {n}")))
+}
+
+/// `n` answers to each prompt: copies of its draft, with seeds that differ.
+fn repeat(drafts: &[Draft], n: usize) -> Vec<Draft> {
+    let copy = |draft: &Draft, i: usize| {
+        let mut draft = draft.clone();
+        draft.random_seed = draft.random_seed.wrapping_add(i as u64);
+        draft.choice.seed = draft.choice.seed.map(|seed| seed.wrapping_add(i as u64));
+        draft
+    };
+    drafts.iter().flat_map(|draft| (0..n).map(move |i| copy(draft, i))).collect()
+}
