@@ -2,12 +2,13 @@
 //!
 //! The calling thread is worker 0. Waiting threads spin briefly, because a step is a few hundred
 //! regions with microseconds between them, and then park, so that an idle server uses no processor
-//! time. `CpuOps` owns the only pool. Which thread runs which task is not fixed; a task's result must
-//! not depend on it.
+//! time. The caller waits only for threads that have taken a task: on a busy machine it does the work
+//! of a thread that the system does not run. `CpuOps` owns the only pool. Which thread runs which task
+//! is not fixed; a task's result must not depend on it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -38,13 +39,17 @@ impl Region<'_> {
     }
 }
 
-/// What the threads share. `epoch` counts regions; bit 0 unused.
+/// `Shared::state`: the low bits count the workers inside the region, then one bit says whether more
+/// may enter, and the rest counts regions.
+const INSIDE: u64 = OPEN - 1;
+const OPEN: u64 = 1 << 16;
+const EPOCH: u64 = 1 << 17;
+
+/// What the threads share.
 struct Shared {
-    epoch: AtomicUsize,
-    /// The current region; valid from the change of `epoch` until `running` is zero.
+    state: AtomicU64,
+    /// The current region; valid while `state` is open or somebody is inside.
     region: AtomicPtr<Region<'static>>,
-    /// Workers that have not finished the current region.
-    running: AtomicUsize,
     stop: AtomicBool,
     parked: Vec<AtomicBool>,
 }
@@ -61,9 +66,8 @@ impl Pool {
     pub fn new(n_threads: usize) -> Self {
         let extra = n_threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
+            state: AtomicU64::new(0),
             region: AtomicPtr::new(std::ptr::null_mut()),
-            running: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
         });
@@ -104,8 +108,8 @@ impl Pool {
     fn publish(&self, region: &Region<'_>) {
         let shared = &*self.shared;
         shared.region.store(std::ptr::from_ref(region).cast_mut().cast(), Ordering::Relaxed);
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        // The last region was closed and left by all, so this adds to a state without low bits.
+        shared.state.fetch_add(EPOCH + OPEN, Ordering::SeqCst);
         for (parked, thread) in shared.parked.iter().zip(&self.threads) {
             if parked.swap(false, Ordering::SeqCst) {
                 thread.unpark();
@@ -113,10 +117,11 @@ impl Pool {
         }
     }
 
-    /// Until every worker has left the region, which lives on the caller's stack.
+    /// Closes the region, which lives on the caller's stack, and waits until nobody is inside.
     fn wait(&self) {
         let mut spins = 0;
-        while self.shared.running.load(Ordering::Acquire) != 0 {
+        self.shared.state.fetch_and(!OPEN, Ordering::SeqCst);
+        while self.shared.state.load(Ordering::Acquire) & INSIDE != 0 {
             std::hint::spin_loop();
             spins += 1;
             if spins > SPINS_BEFORE_YIELD {
@@ -129,7 +134,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.state.fetch_add(EPOCH, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // Workers catch panics of tasks, so there is nothing to learn from the result.
@@ -146,20 +151,29 @@ fn serve(shared: &Shared, index: usize) {
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        // SAFETY: `publish` stored a pointer to a live region before it changed `epoch`, and the caller
-        // keeps the region alive, and publishes no other, until `running` is zero, which this worker
-        // brings about only after its last use of it.
+        if !enter(shared) {
+            continue;
+        }
+        // SAFETY: `publish` stored a pointer to a live region before it opened `state`; this worker has
+        // entered while it was open, and the caller keeps the region alive, and publishes no other,
+        // until nobody is inside. The worker leaves after its last use of it.
         let region = unsafe { &*shared.region.load(Ordering::Relaxed) };
         if catch_unwind(AssertUnwindSafe(|| region.work(index + 1))).is_err() {
             region.panicked.store(true, Ordering::Relaxed);
         }
-        shared.running.fetch_sub(1, Ordering::Release);
+        shared.state.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Waits until `epoch` differs from `seen`: spins, then parks.
-fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
-    let changed = || Some(shared.epoch.load(Ordering::SeqCst)).filter(|&now| now != seen);
+/// Joins the current region unless it is closed: then the others have done all of it.
+fn enter(shared: &Shared) -> bool {
+    let join = |state| Some(state + 1).filter(|_| state & OPEN != 0);
+    shared.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, join).is_ok()
+}
+
+/// Waits until a region begins after the `seen`-th: spins, then parks. Returns its number.
+fn next_epoch(shared: &Shared, index: usize, seen: u64) -> u64 {
+    let changed = || Some(shared.state.load(Ordering::SeqCst) / EPOCH).filter(|&now| now != seen);
     let start = Instant::now();
     while start.elapsed() < SPIN {
         for _ in 0..SPINS_PER_LOOK {
@@ -170,7 +184,7 @@ fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
         }
     }
     loop {
-        // The flag is raised before the last look at `epoch`, and `publish` changes `epoch` before it
+        // The flag is raised before the last look at `state`, and `publish` changes `state` before it
         // reads the flag: one of the two sees the other.
         shared.parked[index].store(true, Ordering::SeqCst);
         if let Some(now) = changed() {
