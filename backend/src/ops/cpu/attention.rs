@@ -139,7 +139,7 @@ fn whole(pool: &mut Pool, level: Level, buffers: &Buffers, inputs: Inputs<'_>, o
     let width = out.cols();
     let cuts = (Cuts::At(&inputs.step.row_cuts), Cuts::Every(inputs.group * inputs.head_dim));
     let workers = &buffers.workers;
-    pool.grid(out.values_mut(), width, cuts, &|worker, out: Rect<'_, f32>| {
+    pool.grid(out.values_mut(), width, cuts, |worker, out: Rect<'_, f32>| {
         let Some(tile) = inputs.step.tiles.iter().find(|t| t.row == out.rows().start).copied() else {
             return;
         };
@@ -162,7 +162,7 @@ fn split_decode(pool: &mut Pool, level: Level, buffers: &mut Buffers, inputs: In
     let n_pairs = step.tiles.len() * heads;
     let workers = &buffers.workers;
     let scores = &mut buffers.scores[..n_pairs * width];
-    pool.grid(scores, width, (Cuts::Every(1), Cuts::Every(task_len)), &|worker, mut rect| {
+    pool.grid(scores, width, (Cuts::Every(1), Cuts::Every(task_len)), |worker, mut rect| {
         let pair = rect.rows().start;
         let (tile, head) = (step.tiles[pair / heads], pair % heads);
         let first = rect.cols().start / task_len * SPLIT_KEYS;
@@ -174,7 +174,7 @@ fn split_decode(pool: &mut Pool, level: Level, buffers: &mut Buffers, inputs: In
     let scores = &*scores;
     let mixed_len = group * SLICE;
     let mixed = &mut buffers.mixed[..n_pairs * n_slices * mixed_len];
-    pool.grid(mixed, mixed_len, (Cuts::Every(1), Cuts::Every(mixed_len)), &|worker, mut rect| {
+    pool.grid(mixed, mixed_len, (Cuts::Every(1), Cuts::Every(mixed_len)), |worker, mut rect| {
         let index = rect.rows().start;
         let (pair, slice) = (index / n_slices, index % n_slices);
         let (tile, head) = (step.tiles[pair / heads], pair % heads);

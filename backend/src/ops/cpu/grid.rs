@@ -96,18 +96,19 @@ impl<T> Start<T> {
 impl Pool {
     /// Calls `task(worker, rect)` for every crossing of `rows` and `cols` over `matrix`, a row-major
     /// `[_, width]` of which the cuts may leave a part out. Rectangles of one row range follow each other.
-    pub fn grid<T: Send>(
+    pub fn grid<T: Send, F: Fn(usize, Rect<'_, T>) + Sync>(
         &mut self,
         matrix: &mut [T],
         width: usize,
         (rows, cols): (Cuts<'_>, Cuts<'_>),
-        task: &(dyn Fn(usize, Rect<'_, T>) + Sync),
+        task: F,
     ) {
         let n_rows = matrix.len().checked_div(width).unwrap_or(0);
         assert!(rows.fits(n_rows) && cols.fits(width), "invariant: cuts ascend inside the matrix");
         let n_cols = cols.count(width);
         let start = Start(matrix.as_mut_ptr());
-        self.run(rows.count(n_rows) * n_cols, &|worker, i| {
+        // By value, so that the threads find it all in one place.
+        self.run(rows.count(n_rows) * n_cols, move |worker, i| {
             let rect = Rect {
                 start: start.get(),
                 stride: width,

@@ -93,7 +93,7 @@ impl CpuLinear {
         if self.bias.is_empty() {
             return;
         }
-        super::each_row(&mut cpu.pool, out, &|_, row| {
+        super::each_row(&mut cpu.pool, out, |_, row| {
             for (y, b) in row.iter_mut().zip(&self.bias) {
                 *y += b;
             }

@@ -119,10 +119,10 @@ fn reserve_unpacked(buffers: &mut [Mutex<Box<[awq::Line]>>], len: usize) -> Resu
 }
 
 /// Calls `task(row index, row)` for every row of `act`, on several threads if there is enough to do.
-fn each_row(pool: &mut Pool, act: &mut CpuAct, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+fn each_row(pool: &mut Pool, act: &mut CpuAct, task: impl Fn(usize, &mut [f32]) + Sync) {
     let cols = act.cols();
     let step = (TASK_ELEMENTS / cols.max(1)).max(1);
-    pool.grid(act.values_mut(), cols, (Cuts::Every(step), Cuts::Every(cols)), &|_, mut rect| {
+    pool.grid(act.values_mut(), cols, (Cuts::Every(step), Cuts::Every(cols)), |_, mut rect| {
         for r in rect.rows() {
             task(r, rect.row(r));
         }
@@ -183,7 +183,7 @@ impl Ops for CpuOps {
         }
         let (level, dtype, bytes) = (self.level, table.weight.dtype, table.weight.bytes());
         let len = table.hidden * dtype.size();
-        each_row(&mut self.pool, residual, &|r, out| {
+        each_row(&mut self.pool, residual, |r, out| {
             let token = batch.tokens[r] as usize;
             level.run(Widen { row: &bytes[token * len..(token + 1) * len], dtype, out });
         });
@@ -200,7 +200,7 @@ impl Ops for CpuOps {
         x.expect("rms_norm", x.rows(), weight.0.len())?;
         out.expect("rms_norm", x.rows(), x.cols())?;
         let level = self.level;
-        each_row(&mut self.pool, out, &|r, out| {
+        each_row(&mut self.pool, out, |r, out| {
             level.run(RmsNorm { x: x.row(r), weight: &weight.0, eps, out });
         });
         Ok(())
@@ -216,7 +216,7 @@ impl Ops for CpuOps {
     ) -> Result<(), StepError> {
         delta.expect("add_rms_norm", residual.rows(), residual.cols())?;
         let level = self.level;
-        each_row(&mut self.pool, residual, &|r, residual| {
+        each_row(&mut self.pool, residual, |r, residual| {
             level.run(Add { residual, delta: delta.row(r) });
         });
         self.rms_norm(residual, weight, eps, out)
@@ -252,7 +252,7 @@ impl Ops for CpuOps {
     fn silu_mul(&mut self, gate_up: &CpuAct, out: &mut CpuAct) -> Result<(), StepError> {
         gate_up.expect("silu_mul", out.rows(), 2 * out.cols())?;
         let level = self.level;
-        each_row(&mut self.pool, out, &|r, out| {
+        each_row(&mut self.pool, out, |r, out| {
             let (gate, up) = gate_up.row(r).split_at(out.len());
             level.run(SiluMul { gate, up, out });
         });
@@ -265,7 +265,7 @@ impl Ops for CpuOps {
             let detail = format!("row {row} of {}", x.rows());
             return Err(StepError::Device { op: "gather_rows", detail });
         }
-        each_row(&mut self.pool, out, &|r, out| out.copy_from_slice(x.row(rows[r])));
+        each_row(&mut self.pool, out, |r, out| out.copy_from_slice(x.row(rows[r])));
         Ok(())
     }
 

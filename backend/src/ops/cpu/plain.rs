@@ -54,7 +54,7 @@ impl PlainMatrix {
         let share = self.n.div_ceil(pool.n_threads() * 2).next_multiple_of(COLUMNS);
         let step = (TASK_BYTES / row_bytes).next_multiple_of(COLUMNS).clamp(COLUMNS, share.max(COLUMNS));
         let cols = Cuts::Within { start: first, end: first + self.n, step };
-        pool.grid(out, width, (Cuts::Every(ROWS), cols), &|_, out| {
+        pool.grid(out, width, (Cuts::Every(ROWS), cols), move |_, out| {
             level.run(Multiply { x, w: self, first, out });
         });
     }

@@ -67,7 +67,7 @@ pub fn rope_and_store(
     check(ops, qkv, (kv, layer), batch, shape)?;
     let (level, step, head_dim) = (ops.level, &ops.step, shape.head_dim);
     let (q_len, kv_len) = (shape.n_heads * head_dim, shape.n_kv_heads * head_dim);
-    super::each_row(&mut ops.pool, qkv, &|r, row| {
+    super::each_row(&mut ops.pool, qkv, |r, row| {
         let (cos, sin, factor) = step.rotation(r);
         let (q, rest) = row.split_at_mut(q_len);
         level.run(Rotate { heads: q, head_dim, cos, sin, factor });
@@ -79,7 +79,7 @@ pub fn rope_and_store(
     // One task a unit of every block: it takes its head's rows, and of these the positions in its unit.
     let rows = Cuts::Within { start: layer * n_blocks, end: (layer + 1) * n_blocks, step: n_blocks };
     let step = if batch.n_rows() < PARALLEL_ROWS { width } else { unit_len };
-    ops.pool.grid(blocks, width, (rows, Cuts::Every(step)), &|_, mut rect| {
+    ops.pool.grid(blocks, width, (rows, Cuts::Every(step)), |_, mut rect| {
         let tasks = rect.cols().start / unit_len..rect.cols().end / unit_len;
         for (r, position, block) in positions(batch, block_size) {
             let row = rect.row(layer * n_blocks + block as usize);

@@ -48,12 +48,16 @@ impl<'a> FixedPoint<'a> {
         words: &'a mut [u32],
     ) -> Self {
         let width = row_words(k, group);
-        pool.grid(words, width, (Cuts::Every(ROWS), Cuts::Every(width)), &|_, mut rect| {
+        pool.grid(words, width, (Cuts::Every(ROWS), Cuts::Every(width)), |_, mut rect| {
             for r in rect.rows() {
                 level.run(QuantizeRow { x: &x[r * k..(r + 1) * k], group, to: rect.row(r) });
             }
         });
         FixedPoint { words, k, group }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.words.len() / row_words(self.k, self.group)
     }
 
     pub fn row(&self, r: usize) -> &'a [u32] {

@@ -20,8 +20,10 @@ use std::sync::Mutex;
 const ROWS: usize = 128;
 /// From here on a tile is unpacked before it is used.
 const UNPACK_ROWS: usize = 16;
-/// Tasks a thread, so that a delayed one is helped out.
-const TASKS_PER_THREAD: usize = 2;
+/// Tasks a thread, so that a delayed one is helped out,
+const TASKS_PER_THREAD: usize = 4;
+/// unless they would have fewer products than this.
+const TASK_WORK: usize = 1 << 18;
 
 /// Room for one unpacked tile a worker.
 pub type Scratch = [Mutex<Box<[Line]>>];
@@ -33,9 +35,11 @@ pub fn multiply(
     w: &AwqMatrix,
     (out, width, first): (&mut [f32], usize, usize),
 ) {
-    let tiles = w.n_tiles().div_ceil(pool.n_threads() * TASKS_PER_THREAD);
+    let share = w.n_tiles().div_ceil(pool.n_threads()) * TILE * w.k * x.rows();
+    let n_tasks = pool.n_threads() * (share / TASK_WORK).clamp(1, TASKS_PER_THREAD);
+    let tiles = w.n_tiles().div_ceil(n_tasks);
     let cols = Cuts::Within { start: first, end: first + w.n, step: tiles * TILE };
-    pool.grid(out, width, (Cuts::Every(ROWS), cols), &|worker, out| {
+    pool.grid(out, width, (Cuts::Every(ROWS), cols), move |worker, out| {
         let mut scratch = scratch[worker].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         level.run(Multiply { x, w, first, scratch: &mut scratch, out });
     });

@@ -67,7 +67,7 @@ impl AwqMatrix {
         let mut zeros = zeroed::<[[u8; 16]; 2]>("packed zero points", tiles * groups)?;
         let source = Source { parts: &checked };
         let whole_tiles = (Cuts::Every(1), Cuts::Every(usize::MAX));
-        pool.grid(&mut lines, k / 4, whole_tiles, &|_, rect| pack_lines(&source, rect));
+        pool.grid(&mut lines, k / 4, whole_tiles, |_, rect| pack_lines(&source, rect));
         for tile in 0..tiles {
             for g in 0..groups {
                 let at = tile * groups + g;

@@ -12,7 +12,7 @@ fn every_task_runs_once() {
         for n_tasks in [0, 1, 2, 3, 100] {
             let counts: Vec<_> = (0..n_tasks).map(|_| AtomicUsize::new(0)).collect();
             let n = pool.n_threads();
-            pool.run(n_tasks, &|worker, i| {
+            pool.run(n_tasks, |worker, i| {
                 assert!(worker < n);
                 counts[i].fetch_add(1, Ordering::Relaxed);
             });
@@ -30,7 +30,7 @@ fn wakes_after_a_pause() {
             // Long past the spinning, so that the workers are parked.
             std::thread::park_timeout(std::time::Duration::from_millis(2));
         }
-        pool.run(4, &|_, _| {
+        pool.run(4, |_, _| {
             count.fetch_add(1, Ordering::Relaxed);
         });
     }
@@ -42,12 +42,12 @@ fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
     let mut pool = Pool::new(3);
     for _ in 0..20 {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(30, &|_, i| assert_ne!(i, 17, "expected by the test"));
+            pool.run(30, |_, i| assert_ne!(i, 17, "expected by the test"));
         }));
         assert!(result.is_err());
     }
     let count = AtomicUsize::new(0);
-    pool.run(30, &|_, _| {
+    pool.run(30, |_, _| {
         count.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(count.load(Ordering::Relaxed), 30);
@@ -66,7 +66,7 @@ fn rectangles_cover_exactly_their_cuts() {
         (Cuts::At(&[]), within, 0),
     ] {
         let mut matrix = vec![0u32; height * width];
-        pool.grid(&mut matrix, width, (rows, cols), &|_, mut rect| {
+        pool.grid(&mut matrix, width, (rows, cols), |_, mut rect| {
             for r in rect.rows() {
                 rect.row(r).iter_mut().for_each(|x| *x += 1);
             }
@@ -81,7 +81,7 @@ fn refuses_cuts_that_overlap_or_leave_the_matrix() {
     let mut pool = Pool::new(1);
     let mut refuses = |rows: Cuts<'_>, cols: Cuts<'_>| {
         let mut matrix = vec![0u8; 20];
-        catch_unwind(AssertUnwindSafe(|| pool.grid(&mut matrix, 5, (rows, cols), &|_, _| {}))).is_err()
+        catch_unwind(AssertUnwindSafe(|| pool.grid(&mut matrix, 5, (rows, cols), |_, _| {}))).is_err()
     };
     assert!(refuses(Cuts::At(&[0, 3, 2]), Cuts::Every(5)));
     assert!(refuses(Cuts::At(&[0, 5]), Cuts::Every(5)));
