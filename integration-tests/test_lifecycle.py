@@ -30,14 +30,20 @@ def named(server, name):
     raise AssertionError(f"no {name} among {server.family()}")
 
 
+@pytest.mark.parametrize("whole_group", [False, True])
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains(server, sig):
-    """A running stream ends as it would have; then everything exits with code 0."""
+def test_a_signal_drains(server, sig, whole_group):
+    """A running stream ends as it would have; then everything exits with code 0.
+
+    systemd signals every process of a service, not only the launcher.
+    """
     expected = server.post("/generate", LONG).json()
     events = server.stream("/generate_stream", LONG)
     seen = [next(events)]
     family = server.family()
     server.process.send_signal(sig)
+    for pid in family if whole_group else ():
+        os.kill(pid, sig)
     seen += list(events)
     assert seen[-1]["generated_text"] == expected["generated_text"]
     assert server.process.wait(30) == 0

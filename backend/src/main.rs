@@ -13,10 +13,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::Parser;
 use text_generation_backend::args::Args;
-use text_generation_backend::device_thread::DeviceThread;
+use text_generation_backend::device_thread::{Device, DeviceThread};
 use text_generation_backend::{parent, service};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -36,21 +37,38 @@ fn start(args: &Args) -> anyhow::Result<()> {
     // One thread is enough for the socket: the work is the device thread's.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut stop = Stop::listen()?;
         tokio::select! {
-            result = run(args) => result,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            loaded = load(args) => serve(loaded?, &mut stop).await,
+            () = stop.next() => Ok(()),
         }
     })
 }
 
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 fn start_logs(json: bool) -> anyhow::Result<()> {
-    let filter = match std::env::var("LOG_LEVEL") {
-        Ok(level) => EnvFilter::try_new(&level).with_context(|| format!("LOG_LEVEL {level:?}"))?,
-        Err(_) => EnvFilter::new("info"),
-    };
+    // As in the launcher: an expression that cannot be read is no reason not to start.
+    let level = std::env::var("LOG_LEVEL").ok().filter(|level| !level.trim().is_empty());
+    let filter = level.and_then(|level| EnvFilter::try_new(level).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match json {
         true => logs.json().flatten_event(true).init(),
@@ -59,8 +77,16 @@ fn start_logs(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves until the device or the server fails. Dropping the future removes the socket.
-async fn run(args: &Args) -> anyhow::Result<()> {
+/// A loaded model behind its socket.
+struct Loaded {
+    device: Device,
+    thread: DeviceThread,
+    listener: UnixListener,
+    /// Dropping it removes the file.
+    _socket: Socket,
+}
+
+async fn load(args: &Args) -> anyhow::Result<Loaded> {
     let started = Instant::now();
     let options = args.options()?;
     free(&args.uds_path)?;
@@ -68,9 +94,28 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let (device, thread) = thread.ready().await?;
     let (listener, _socket) = bind(&args.uds_path)?;
     tracing::info!("Shard ready on {} in {:.2?}", args.uds_path.display(), started.elapsed());
+    Ok(Loaded { device, thread, listener, _socket })
+}
+
+/// Serves until the device or the server fails. The first signal ends it once the router has left, which
+/// still drains when both are signalled together; a second one at once.
+async fn serve(loaded: Loaded, stop: &mut Stop) -> anyhow::Result<()> {
+    let Loaded { device, thread, listener, _socket } = loaded;
+    let (leave, told) = oneshot::channel::<()>();
+    let served = service::serve(listener, device, async {
+        let _ = told.await; // ends when `leave` is dropped
+    });
+    let failed = thread.failed();
+    tokio::pin!(served, failed);
     tokio::select! {
-        result = service::serve(listener, device) => Ok(result?),
-        error = thread.failed() => Err(error),
+        result = &mut served => return Ok(result?),
+        error = &mut failed => return Err(error),
+        () = stop.next() => drop(leave),
+    }
+    tokio::select! {
+        result = served => Ok(result?),
+        error = failed => Err(error),
+        () = stop.next() => Ok(()),
     }
 }
 

@@ -24,12 +24,19 @@ use crate::memory_plan::BLOCK_SIZE;
 /// Largest message accepted: a step that replays many long sequences, with room to spare.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// Answers calls on `listener` until the process ends.
-pub async fn serve(listener: UnixListener, device: Device) -> Result<(), tonic::transport::Error> {
+/// Answers calls on `listener`; once `stop` ends, until every connection is closed.
+pub async fn serve(
+    listener: UnixListener,
+    device: Device,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
     let service = ShardServer::new(ShardService { device: Arc::new(device), n_streams: AtomicU64::new(0) })
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let incoming = UnixListenerStream::new(listener);
-    tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
+    tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await
 }
 
 struct ShardService {

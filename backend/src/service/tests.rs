@@ -30,7 +30,7 @@ impl Fixture {
         let options = Options { model_path, quantize: Some("awq".into()), device: DeviceKind::Reference };
         let (device, _thread) = DeviceThread::spawn(options).unwrap().ready().await.unwrap();
         let listener = UnixListener::bind(&path).unwrap();
-        tokio::spawn(serve(listener, device));
+        tokio::spawn(serve(listener, device, std::future::pending()));
         let endpoint = Endpoint::from_shared(format!("unix:{}", path.display())).unwrap();
         Fixture { client: ShardClient::connect(endpoint).await.unwrap(), tiny }
     }

@@ -33,6 +33,8 @@ use crate::error::LauncherError;
 const READY_POLL: Duration = Duration::from_millis(10);
 /// How long the ends of both children may lie apart to count as one.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Signals that follow each other so closely are one wish: `timeout` signals its child and then its group.
+const ONE_WISH: Duration = Duration::from_millis(100);
 const WAITING_NOTE: Duration = Duration::from_secs(10);
 
 /// What to run, and how.
@@ -55,6 +57,7 @@ pub struct StopSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
     hang_up: unix::Signal,
+    last: Option<Instant>,
 }
 
 impl StopSignals {
@@ -67,15 +70,22 @@ impl StopSignals {
             interrupt: unix::signal(SignalKind::interrupt())?,
             terminate: unix::signal(SignalKind::terminate())?,
             hang_up: unix::signal(SignalKind::hangup())?,
+            last: None,
         })
     }
 
-    /// Waits for one of SIGINT, SIGTERM, SIGHUP. Safe to cancel.
+    /// Waits for one of SIGINT, SIGTERM, SIGHUP that is no echo of the one before. Safe to cancel.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
-            _ = self.hang_up.recv() => (),
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => (),
+                _ = self.terminate.recv() => (),
+                _ = self.hang_up.recv() => (),
+            }
+            let now = Instant::now();
+            if self.last.replace(now).is_none_or(|last| now - last > ONE_WISH) {
+                return;
+            }
         }
     }
 }
@@ -173,7 +183,8 @@ impl Supervisor<'_> {
                     warn!("Killing {}", program_name(role));
                     self.child(role).signal(Signal::KILL);
                 }
-                Action::Arm(time) => self.deadline = Some(Instant::now() + time),
+                // A time beyond the clock's end never comes.
+                Action::Arm(time) => self.deadline = Instant::now().checked_add(time),
             }
         }
     }

@@ -152,7 +152,7 @@ impl Policy {
     fn ask_router(&mut self) -> Vec<Action> {
         self.router_asked = true;
         let grace = if self.shard_alive { self.grace } else { self.grace.min(GRACE_WITHOUT_SHARD) };
-        vec![Action::Terminate(Role::Router), Action::Arm(grace + ROUTER_MARGIN)]
+        vec![Action::Terminate(Role::Router), Action::Arm(grace.saturating_add(ROUTER_MARGIN))]
     }
 
     fn kill_all(&self) -> Vec<Action> {
@@ -236,6 +236,11 @@ mod tests {
         let mut policy = Policy::new(Duration::from_secs(1));
         let time = Duration::from_secs(1) + ROUTER_MARGIN;
         assert_eq!(policy.on(Exited(Shard)), [Terminate(Router), Arm(time)]);
+    }
+
+    #[test]
+    fn a_grace_without_end() {
+        assert_eq!(Policy::new(Duration::MAX).on(Signal), [Terminate(Router), Arm(Duration::MAX)]);
     }
 
     proptest! {

@@ -104,7 +104,7 @@ fn a_program_that_cannot_be_run_is_named() {
 
 #[test]
 fn a_grandchild_that_keeps_the_output_open_does_not_keep_the_launcher() {
-    let router = "sleep 60 & log Connected; echo $! >\"$FAKE_DIR/grandchild.pid\"; wait";
+    let router = "sleep 60 & echo $! >\"$FAKE_DIR/grandchild.pid\"; log Connected; wait";
     let mut launched = Setup::new(&[]).with_model().router(router).start();
     launched.until("Shard ready in").until("Connected").signal(Signal::TERM);
     let started = std::time::Instant::now();

@@ -39,7 +39,7 @@ fn stdout_and_stderr_of_a_child_stay_in_order() {
 #[test]
 fn json_output_is_json_on_every_line() {
     let event = r#"echo '{"timestamp":"t","level":"INFO","message":"Connected","target":"r"}'"#;
-    let router = format!("{event}; echo 'not \"JSON\"' >&2; serve");
+    let router = format!("echo 'not \"JSON\"' >&2; {event}; serve");
     let ended =
         serve_and_stop(Setup::new(&["--json-output"]).with_model().shard("ready; serve").router(&router));
     let mut messages = Vec::new();

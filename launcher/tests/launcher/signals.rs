@@ -1,5 +1,7 @@
 //! Signals to the launcher: drain in order, at once on the second, nothing left behind ever.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use crate::harness::{Setup, ends};
@@ -51,14 +53,29 @@ fn a_router_that_does_not_drain_in_time_is_killed() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own thread")]
 fn a_second_signal_ends_everything_at_once() {
     let mut launched =
         Setup::new(&[]).with_model().shard("log loaded; ready; deaf").router("log Connected; deaf").start();
     launched.until("Shard ready in").until("Connected").signal(Signal::INT);
-    launched.until("Terminating webserver").signal(Signal::INT);
+    launched.until("Terminating webserver");
+    std::thread::sleep(Duration::from_millis(150)); // sooner it would be an echo of the first
+    launched.signal(Signal::INT);
     let ended = launched.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.output());
     ended.position("another signal received while stopping");
+    ended.leaves_nothing();
+}
+
+#[test]
+fn an_echo_of_the_signal_changes_nothing() {
+    let mut launched = Setup::new(&[]).with_model().router(DRAINING_ROUTER).start();
+    launched.until("Shard ready in").until("Connected").signal(Signal::TERM);
+    launched.signal(Signal::TERM);
+    let ended = launched.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.output());
+    ended.position("drained");
+    assert!(!ended.output().contains("another signal"), "{}", ended.output());
     ended.leaves_nothing();
 }
 

@@ -24,6 +24,7 @@ pub fn init(json: bool) -> anyhow::Result<()> {
 
 /// Info by default; an expression that cannot be read is no reason not to start.
 fn filter(level: Option<&str>) -> EnvFilter {
+    let level = level.filter(|level| !level.trim().is_empty());
     level.and_then(|level| EnvFilter::try_new(level).ok()).unwrap_or_else(|| EnvFilter::new("info"))
 }
 
@@ -35,6 +36,7 @@ mod tests {
     fn filters() {
         for (level, expected) in [
             (None, "info"),
+            (Some(""), "info"),
             (Some("debug"), "debug"),
             (Some("text_generation_router=debug,info"), "text_generation_router=debug,info"),
             (Some("a=b=c"), "info"),
