@@ -115,8 +115,14 @@ impl Multiply<'_, '_> {
     #[inline(always)]
     fn block<S: Simd, W: Stored, const R: usize>(&mut self, s: S, r: usize, c: usize) -> usize {
         let k = self.w.k;
-        let x: [_; R] = std::array::from_fn(|i| self.x[(r + i) * k..(r + i + 1) * k].as_chunks().0);
-        let w = std::array::from_fn(|j| W::chunks(self.weights(c + j)).0);
+        // Loops, not `map`: closures would not be compiled for the level.
+        let (mut x, mut w) = ([[].as_slice(); R], [[].as_slice(); COLUMNS]);
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = &self.x[(r + i) * k..(r + i + 1) * k].as_chunks().0[..k / LANES];
+        }
+        for (j, w) in w.iter_mut().enumerate() {
+            *w = &W::chunks(self.weights(c + j)).0[..k / LANES];
+        }
         let row = k * self.w.weight.dtype.size();
         let next = (c - self.first) * row + AHEAD.max(COLUMNS * row);
         let acc = dot::<S, W, R>(s, x, w, self.w.weight.bytes().get(next..).unwrap_or_default());

@@ -60,6 +60,7 @@ impl<'a> FixedPoint<'a> {
         self.words.len() / row_words(self.k, self.group)
     }
 
+    #[inline(always)]
     pub fn row(&self, r: usize) -> &'a [u32] {
         let width = row_words(self.k, self.group);
         &self.words[r * width..(r + 1) * width]

@@ -101,7 +101,10 @@ impl Target<'_, '_, '_> {
     /// Rows `r..r + R`; returns R.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, s: S, w: impl Weights, r: usize) -> usize {
-        let x = std::array::from_fn(|i| self.x.row(r + i));
+        let mut x = [[].as_slice(); R];
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = self.x.row(r + i);
+        }
         let y = w.product::<S, R>(s, x);
         for (i, y) in y.iter().enumerate() {
             let row = &mut self.out.row(r + i)[self.start..];

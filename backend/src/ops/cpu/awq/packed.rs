@@ -17,21 +17,24 @@ impl Weights for Tile<'_> {
         let mut y = [[s.splat(0.0); 2]; R];
         let (words, steps) = (group_words(self.group), self.group / 8);
         for (g, lines) in self.lines.chunks_exact(steps).enumerate() {
-            let x = x.map(|x| x[g * words..(g + 1) * words].split_at(HEADER));
-            let digits = x.map(|(_, digits)| &digits.as_chunks::<6>().0[..steps]);
+            // Loops, not `map`: closures would not be compiled for the level.
+            let (mut headers, mut digits) = ([[].as_slice(); R], [[].as_slice(); R]);
+            for (r, x) in x.iter().enumerate() {
+                let (header, words) = x[g * words..(g + 1) * words].split_at(HEADER);
+                (headers[r], digits[r]) = (header, &words.as_chunks::<6>().0[..steps]);
+            }
             let ahead = self.stream.get(g * steps + AHEAD..).unwrap_or_default();
             let sums = digit_sums(s, lines, ahead, digits);
             for h in 0..2 {
                 let zeros = s.widen_u8(&self.zeros[g][h]);
                 let scales = s.load_f16(&self.scales[g][h]);
                 for r in 0..R {
-                    let header = x[r].0;
                     let mut t = sums[r][h];
                     for i in 0..3 {
                         // The lanes of `zeros` have empty high halves: the broadcast's plays no part.
-                        t[i] = s.dot_words(t[i], zeros, s.isplat(header[2 + i]));
+                        t[i] = s.dot_words(t[i], zeros, s.isplat(headers[r][2 + i]));
                     }
-                    y[r][h] = accumulate(s, t, header, scales, y[r][h]);
+                    y[r][h] = accumulate(s, t, headers[r], scales, y[r][h]);
                 }
             }
         }
@@ -54,7 +57,6 @@ fn digit_sums<S: Simd, const R: usize>(
             s.prefetch(&line[1].0);
         }
         let w = [s.iload(&line[0].0), s.iload(&line[1].0)];
-        // Not `map`: a closure would not be compiled for the level.
         let nibbles =
             [[s.low_nibbles(w[0]), s.low_nibbles(w[1])], [s.high_nibbles(w[0]), s.high_nibbles(w[1])]];
         for (half, w) in nibbles.iter().enumerate() {

@@ -53,11 +53,13 @@ impl Weights for Unpacked<'_> {
         let mut y = [[s.splat(0.0); 2]; R];
         let (words, steps) = (group_words(self.tile.group), self.tile.group / 4);
         for (g, lines) in self.lines.chunks_exact(steps).enumerate() {
-            let x = x.map(|x| x[g * words..(g + 1) * words].split_at(HEADER));
-            let digits = x.map(|(_, digits)| &digits.as_chunks::<3>().0[..steps]);
+            // Loops, not `map`: closures would not be compiled for the level.
+            let (mut headers, mut digits) = ([[].as_slice(); R], [[].as_slice(); R]);
             let mut t = [[[s.isplat(0); 3]; 2]; R];
-            for r in 0..R {
-                for (i, &start) in x[r].0[5..].iter().enumerate() {
+            for (r, x) in x.iter().enumerate() {
+                let (header, words) = x[g * words..(g + 1) * words].split_at(HEADER);
+                (headers[r], digits[r]) = (header, &words.as_chunks::<3>().0[..steps]);
+                for (i, &start) in header[5..].iter().enumerate() {
                     (t[r][0][i], t[r][1][i]) = (s.isplat(start), s.isplat(start));
                 }
             }
@@ -75,7 +77,7 @@ impl Weights for Unpacked<'_> {
             for h in 0..2 {
                 let scales = s.load_f16(&self.tile.scales[g][h]);
                 for r in 0..R {
-                    y[r][h] = accumulate(s, t[r][h], x[r].0, scales, y[r][h]);
+                    y[r][h] = accumulate(s, t[r][h], headers[r], scales, y[r][h]);
                 }
             }
         }
