@@ -18,7 +18,7 @@ fn wrong_starts_end_with_one_clear_line() {
     let (file, socket) = (file.to_str().unwrap(), dir.path().join("shard.sock"));
     let (model, socket) = (dir.path().to_str().unwrap(), socket.to_str().unwrap());
     let good = ["--model-path", model, "--uds-path", socket];
-    let cases: [Case; 8] = [
+    let cases: [Case; 7] = [
         ("no model", &[], &[], "config.json"),
         ("model is a file", &["--model-path", file], &[], "is a file"),
         ("no folder", &["--model-path", "/no/such/model"], &[], "/no/such/model"),
@@ -26,7 +26,6 @@ fn wrong_starts_end_with_one_clear_line() {
         ("two shards", &["--world-size", "2"], &[], "--world-size 1"),
         ("socket is a file", &["--uds-path", file], &[], "found another file"),
         ("parent gone", &[], &[("QUERN_PARENT_PID", "1")], "has gone"),
-        ("log level", &[], &[("LOG_LEVEL", "shard=loud")], "LOG_LEVEL"),
     ];
     for (name, args, env, message) in cases {
         let mut all = Vec::new();
