@@ -4,7 +4,7 @@ PORT ?= 3000
 VENV := .venv/bin/python
 LEGACY := .venv-legacy/bin/python
 
-.PHONY: run build test test-rust test-integration lint bench-cpu bench-router clean
+.PHONY: run build test test-rust test-integration lint bench-cpu bench-router cuda-toolkit cuda-kernels clean
 
 run: build
 	target/release/text-generation-launcher --port $(PORT)
@@ -31,6 +31,12 @@ bench-cpu: build $(VENV)
 bench-router: build $(VENV)
 	cargo build --release -p text-generation-router --examples
 	$(VENV) integration-tests/bench/bench_router.py
+
+cuda-toolkit:
+	csrc/toolkit.sh
+
+cuda-kernels: cuda-toolkit
+	csrc/build.sh
 
 $(VENV): integration-tests/requirements.txt
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,68 @@
+// The decode GEMM's cut over blocks, on the host alone: for many shapes and devices every unit has one owner, everything
+// fits, and nothing that orders a sum depends on M or N.
+#include <string>
+
+#include "int4_decode/make_plan.h"
+#include "tests.h"
+
+namespace quern::test {
+namespace {
+
+QuernDevice device_of(int capability, int sms, int smem) {
+  QuernDevice device = {0, capability, sms, smem, 50 << 20, {0, 0, 0, 0}, 0, 0};
+  if (capability >= 90) {
+    device.clusters[0] = sms;
+    device.clusters[1] = sms / 2;
+    device.clusters[2] = sms / 4 - 3;
+    device.clusters[3] = sms / 8 - 1;
+  }
+  return device;
+}
+
+bool same_order(const DecodePlan &a, const DecodePlan &b) {
+  return a.portable == b.portable && a.split == b.split && a.slab_cut.base == b.slab_cut.base &&
+         a.slab_cut.longer == b.slab_cut.longer;
+}
+
+void check_plan(Checks &checks, const QuernDevice &device, const QuernInt4 &weight, int m) {
+  const DecodePlan plan = make_decode_plan(device, weight, m);
+  const std::string name = "plan cc=" + std::to_string(device.compute_capability) + " k=" + std::to_string(weight.k) +
+                           " n=" + std::to_string(weight.n) + " g=" + std::to_string(weight.group) +
+                           " m=" + std::to_string(m);
+  checks.expect(same_order(plan, make_decode_plan(device, weight, kMaxDecodeRows)), name, "order depends on M");
+  checks.expect(plan.smem_bytes <= device.smem_per_block - 1024, name, "shared memory");
+  checks.expect(plan.stages >= 2 && plan.split <= plan.k_tiles, name, "cut");
+  checks.expect(plan.portable || plan.split <= kMaxCluster, name, "cluster too large");
+  int columns = 0, k_tiles = 0;
+  for (int group = 0; group < plan.groups; ++group) {
+    const Run run = run_of(plan.column_cut, group);
+    checks.expect(run.begin == columns && run.count >= 1 && run.count <= plan.columns, name, "columns");
+    columns += run.count;
+  }
+  for (int rank = 0; rank < plan.split; ++rank) {
+    const Run run = run_of(plan.slab_cut, rank);
+    checks.expect(run.begin == k_tiles && run.count >= 1 && run.count <= plan.slab_tiles, name, "slabs");
+    k_tiles += run.count;
+  }
+  checks.expect(columns == plan.n_tiles && k_tiles == plan.k_tiles, name, "not every unit has an owner");
+}
+
+}  // namespace
+
+void test_plan(TestContext &context) {
+  const QuernDevice devices[] = {device_of(90, 132, 232448), device_of(80, 108, 166912), device_of(86, 84, 101376),
+                                 device_of(89, 128, 101376)};
+  for (const QuernDevice &device : devices) {
+    for (int group : {32, 64, 128}) {
+      for (int k_groups : {1, 2, 3, 5, 8, 9, 24, 40, 45, 53, 54, 107, 136, 231}) {
+        for (int n : {8, 64, 72, 576, 1536, 5120, 5128, 15360, 27392, 49152}) {
+          for (int m = 1; m <= kMaxDecodeRows; ++m) {
+            check_plan(context.checks, device, {nullptr, k_groups * group, n, group, 0}, m);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace quern::test
