@@ -106,6 +106,13 @@ int32_t quern_int4_linear_decode(const QuernDevice *device, const QuernLinear *a
 /* Bytes of workspace for the largest M of quern_int4_linear_decode. */
 uint64_t quern_int4_linear_decode_workspace(const QuernDevice *device, int32_t k, int32_t n);
 
+/* Prefill: M >= 17. The same arguments; weights are scaled in fp16 (as AutoAWQ does), sums are float32. How a sum is
+ * cut depends on M: equal launches give equal bits, a row beside other rows may differ in the last ones. */
+int32_t quern_int4_linear_prefill(const QuernDevice *device, const QuernLinear *args, void *stream);
+
+/* Bytes of workspace for any shape of quern_int4_linear_prefill. */
+uint64_t quern_int4_linear_prefill_workspace(const QuernDevice *device);
+
 /* ---- fp16 output head: logits = x W^T ---- */
 
 typedef struct QuernHead {

@@ -13,6 +13,7 @@ int32_t int4_decode_max_clusters(int32_t size, int32_t smem_bytes);
 int32_t head_decode_prepare(const QuernDevice &device);
 int32_t prefill_attention_prepare(const QuernDevice &device);
 int32_t sample_prepare(const QuernDevice &device);
+int32_t int4_prefill_prepare(const QuernDevice &device);
 
 /// Raises one kernel's dynamic shared memory to the device's limit.
 template <typename Params>

@@ -59,6 +59,8 @@ constexpr int kReadThreads = 512;
 
 void bench_ceilings(BenchContext &context);
 void bench_int4_decode(BenchContext &context);
+void bench_int4_prefill(BenchContext &context);
+void bench_int4_prefill_variants(BenchContext &context);
 void bench_head(BenchContext &context);
 void bench_elementwise(BenchContext &context);
 void bench_decode_attention(BenchContext &context);

@@ -12,6 +12,7 @@ struct Family {
 };
 constexpr Family kFamilies[] = {
     {"int4_decode", quern::test::bench_int4_decode},
+    {"int4_prefill", quern::test::bench_int4_prefill},
     {"head", quern::test::bench_head},
     {"elementwise", quern::test::bench_elementwise},
     {"decode_attention", quern::test::bench_decode_attention},
@@ -62,6 +63,8 @@ int main(int argc, char **argv) {
   for (const Family &family : kFamilies) {
     if (only.empty() || only == family.name) family.run(context);
   }
+  // Slow and for tuning: only when asked for.
+  if (only == "int4_prefill_variants") bench_int4_prefill_variants(context);
   if (!json.empty()) write_json(json, commit, properties.name, context);
   return 0;
 }

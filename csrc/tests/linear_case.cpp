@@ -21,10 +21,16 @@ std::vector<Half> padded(const std::vector<Half> &rows, int columns, int ldx) {
   return out;
 }
 
+std::vector<Half> rows_of(const std::vector<Half> &x, int columns, const std::vector<int> &rows) {
+  std::vector<Half> out;
+  for (int row : rows) out.insert(out.end(), x.begin() + size_t(row) * columns, x.begin() + size_t(row + 1) * columns);
+  return out;
+}
+
 }  // namespace
 
-LinearCase::LinearCase(const LinearShape &shape, int max_m, Rng &rng)
-    : shape_(shape), matrix_(random_awq(shape.k, shape.n, shape.group, rng)), max_m_(max_m),
+LinearCase::LinearCase(const LinearShape &shape, int max_m, Rng &rng, std::vector<int> checked_rows)
+    : shape_(shape), matrix_(random_awq(shape.k, shape.n, shape.group, rng)), checked_rows_(std::move(checked_rows)),
       ldx_(shape.k + kRowPadding), ldo_(columns() + kRowPadding) {
   const std::vector<Half> x = random_rows(max_m, shape.k, shape.outliers, rng);
   x_ = std::make_unique<DeviceBuffer>(padded(x, shape.k, ldx_));
@@ -33,12 +39,15 @@ LinearCase::LinearCase(const LinearShape &shape, int max_m, Rng &rng)
     for (int i = 0; i < shape.n; ++i) bias_host_.push_back(to_half(rng.uniform(-3.0f, 3.0f)));
     bias_ = std::make_unique<DeviceBuffer>(bias_host_);
   }
-  Product product = multiply(to_double(x), max_m, matrix_);
+  if (checked_rows_.empty()) {
+    for (int row = 0; row < max_m; ++row) checked_rows_.push_back(row);
+  }
+  Product product = multiply(to_double(rows_of(x, shape.k, checked_rows_)), int(checked_rows_.size()), matrix_);
   for (size_t i = 0; i < product.y.size() && shape.bias; ++i) product.y[i] += to_float(bias_host_[i % shape.n]);
   if (shape.epilogue == QUERN_ADD_F32) {
-    for (double &y : product.y) {
-      residual_.push_back(rng.uniform(-100.0f, 100.0f));
-      y += residual_.back();
+    for (size_t i = 0; i < size_t(max_m) * shape.n; ++i) residual_.push_back(rng.uniform(-100.0f, 100.0f));
+    for (size_t i = 0; i < product.y.size(); ++i) {
+      product.y[i] += residual_[size_t(checked_rows_[i / shape.n]) * shape.n + i % shape.n];
     }
   }
   if (shape.epilogue == QUERN_STORE_F16) std::transform(product.y.begin(), product.y.end(), product.y.begin(), held);
@@ -46,11 +55,11 @@ LinearCase::LinearCase(const LinearShape &shape, int max_m, Rng &rng)
   magnitude_ = product.magnitude;
   if (shape.epilogue != QUERN_SILU_MUL_F16) return;
   const int half = shape.n / 2;
-  expected_.resize(size_t(max_m) * half);
-  magnitude_.resize(size_t(max_m) * half);
-  for (int row = 0; row < max_m; ++row) {
+  expected_.resize(checked_rows_.size() * half);
+  magnitude_.resize(checked_rows_.size() * half);
+  for (size_t row = 0; row < checked_rows_.size(); ++row) {
     for (int i = 0; i < half; ++i) {
-      const size_t gate = size_t(row) * shape.n + i, up = gate + half, at = size_t(row) * half + i;
+      const size_t gate = row * shape.n + i, up = gate + half, at = row * half + i;
       expected_[at] = held(silu(product.y[gate]) * product.y[up]);
       // Errors of gate and up, each times the other; silu's slope is below 1.1.
       magnitude_[at] = 1.1 * product.magnitude[gate] * std::fabs(product.y[up]) +
@@ -98,12 +107,15 @@ std::vector<uint8_t> LinearCase::run(const LinearKernel &kernel, int m, uint32_t
   return dense;
 }
 
-void LinearCase::expect_right(const std::vector<uint8_t> &out, int m, Checks &checks) const {
+void LinearCase::expect_right(const std::vector<uint8_t> &out, int m, Checks &checks, bool scaled_weights) const {
   const size_t n = columns();
+  Tolerance tolerance = element_bytes() == 4 ? kFloatTolerance : kHalfTolerance;
+  if (scaled_weights) tolerance = {kHalfTolerance.relative, tolerance.rounding, 1.0 / 2048 + 2e-6};
   std::vector<double> y(n);
-  for (int row = 0; row < m; ++row) {
-    for (size_t i = 0; i < n; ++i) {
-      const uint8_t *at = out.data() + (row * n + i) * element_bytes();
+  for (size_t i = 0; i < checked_rows_.size() && checked_rows_[i] < m; ++i) {
+    const size_t row = checked_rows_[i];
+    for (size_t column = 0; column < n; ++column) {
+      const uint8_t *at = out.data() + (row * n + column) * element_bytes();
       float wide;
       Half narrow;
       if (element_bytes() == 4) {
@@ -112,11 +124,10 @@ void LinearCase::expect_right(const std::vector<uint8_t> &out, int m, Checks &ch
         std::memcpy(&narrow, at, 2);
         wide = to_float(narrow);
       }
-      y[i] = wide;
+      y[column] = wide;
     }
     expect_close(checks, name() + " m=" + std::to_string(m) + " row " + std::to_string(row), y.data(),
-                 expected_.data() + row * n, magnitude_.data() + row * n, int(n),
-                 element_bytes() == 4 ? kFloatTolerance : kHalfTolerance);
+                 expected_.data() + i * n, magnitude_.data() + i * n, int(n), tolerance);
   }
 }
 

@@ -23,13 +23,13 @@ using LinearKernel = std::function<int32_t(const QuernLinear &)>;
 
 class LinearCase {
  public:
-  /// `max_m` rows of x and of reference.
-  LinearCase(const LinearShape &shape, int max_m, Rng &rng);
+  /// `max_m` rows of x; the reference of those in `checked_rows` (ascending; empty: all).
+  LinearCase(const LinearShape &shape, int max_m, Rng &rng, std::vector<int> checked_rows = {});
 
   /// Runs m rows into poisoned memory with a padded row distance; returns the bytes of out, [m, columns()].
   std::vector<uint8_t> run(const LinearKernel &kernel, int m, uint32_t poison, Checks &checks);
-  /// The result of `run` against the reference.
-  void expect_right(const std::vector<uint8_t> &out, int m, Checks &checks) const;
+  /// The result of `run` against the reference. `scaled_weights`: the kernel rounds each weight to fp16.
+  void expect_right(const std::vector<uint8_t> &out, int m, Checks &checks, bool scaled_weights = false) const;
   /// Runs [m, k] other rows and returns fp32 sums without an epilogue.
   std::vector<float> run_rows(const LinearKernel &kernel, const std::vector<Half> &x, int m, Checks &checks);
 
@@ -48,10 +48,11 @@ class LinearCase {
 
   LinearShape shape_;
   AwqMatrix matrix_;
-  int max_m_, ldx_, ldo_;
+  std::vector<int> checked_rows_;
+  int ldx_, ldo_;
   std::vector<Half> bias_host_;
   std::vector<float> residual_;  // [max_m, n], for QUERN_ADD_F32
-  std::vector<double> expected_, magnitude_;  // [max_m, columns]
+  std::vector<double> expected_, magnitude_;  // [checked rows, columns]
   std::unique_ptr<DeviceBuffer> tiles_, x_, bias_;
 };
 

@@ -16,6 +16,7 @@ constexpr Family kFamilies[] = {
     {"plan", quern::test::test_plan},
     {"repack", quern::test::test_repack},
     {"int4_decode", quern::test::test_int4_decode},
+    {"int4_prefill", quern::test::test_int4_prefill},
     {"head", quern::test::test_head},
     {"elementwise", quern::test::test_elementwise},
     {"rope", quern::test::test_rope},

@@ -17,6 +17,7 @@ struct TestContext {
 void test_plan(TestContext &context);
 void test_repack(TestContext &context);
 void test_int4_decode(TestContext &context);
+void test_int4_prefill(TestContext &context);
 void test_head(TestContext &context);
 void test_elementwise(TestContext &context);
 void test_rope(TestContext &context);

@@ -19,7 +19,7 @@ __device__ __forceinline__ __half to_half_held(float value) {
   if (fabsf(value) > 65504.0f && !isinf(value)) value = copysignf(65504.0f, value);
   return __float2half_rn(value);
 }
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
 __device__ __forceinline__ float with_bias(const OutputTarget &target, int n, float sum) {
   return target.bias == nullptr ? sum : sum + __half2float(target.bias[n]);

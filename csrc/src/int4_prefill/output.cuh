@@ -1,0 +1,298 @@
+// What a team of four warps does with 64 packed rows x kTokens tokens of sums: exchange partial sums through the
+// workspace, or bias, SiLU, residual and store. Sums are in the tensor core's order: warp i holds rows 16i + {r, r + 8},
+// sums[4j..] = tokens 8j + {2c, 2c + 1} of row r, then of row r + 8, lane 4r + c.
+#pragma once
+
+#include "common/async_copy.cuh"
+#include "common/epilogue.cuh"
+#include "common/mma.cuh"
+#include "int4_prefill/params.h"
+
+namespace quern {
+
+constexpr int kTeamThreads = 128;
+constexpr int kStageStride = kTileN + 4;  // floats a staged token: no bank conflicts, 16-byte aligned
+
+constexpr int kStagingBytes = 32 * kStageStride * 4;  // a team: 32 tokens of fp32 or 64 of fp16
+
+/// A team inside its block: threads 0..127, its barrier id and its staging memory.
+struct Team {
+  int thread, barrier;
+  float *staging;
+
+  __device__ __forceinline__ void sync() const { named_barrier(barrier, kTeamThreads); }
+};
+
+// ---- partial sums ----
+
+template <int kCount>
+__device__ __forceinline__ void store_partial(const float (&sums)[kCount], float *partial, int thread) {
+#pragma unroll
+  for (int i = 0; i < kCount / 4; ++i) {
+    __stcg(reinterpret_cast<float4 *>(partial) + i * kTeamThreads + thread,
+           make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]));
+  }
+}
+/// Adds several partial sums, each `stride` floats after the one before, in order; those with present[i] false do not
+/// exist. All loads are in flight at once.
+template <int kCount, int kPartials>
+__device__ __forceinline__ void add_in_order(float (&sums)[kCount], const float *first, int64_t stride,
+                                             const bool (&present)[kPartials], int thread) {
+  constexpr int kPieces = kCount / 4, kAtOnce = kPieces < 16 ? kPieces : 16;
+#pragma unroll
+  for (int piece = 0; piece < kPieces; piece += kAtOnce) {
+    float4 v[kPartials][kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kPartials; ++i) {
+      const float4 *partial = reinterpret_cast<const float4 *>(first + i * stride) + thread;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (piece + j < kPieces) v[i][j] = present[i] ? __ldcg(partial + (piece + j) * kTeamThreads) : make_float4(0, 0, 0, 0);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kPartials; ++i) {
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (piece + j >= kPieces) continue;
+        float *sum = sums + 4 * (piece + j);
+        sum[0] += v[i][j].x, sum[1] += v[i][j].y, sum[2] += v[i][j].z, sum[3] += v[i][j].w;
+      }
+    }
+  }
+}
+
+/// Tells the owner that this team's partial sums are in the workspace.
+__device__ __forceinline__ void raise_flag(int *flag, const Team &team) {
+  __threadfence();
+  team.sync();
+  if (team.thread == 0) asm volatile("st.release.gpu.s32 [%0], 1;" ::"l"(flag) : "memory");
+}
+/// One thread waits for it.
+__device__ __forceinline__ void await_flag(const int *flag) {
+  int raised;
+  do {
+    asm volatile("ld.acquire.gpu.s32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
+  } while (raised == 0);
+}
+
+/// Where a team's partial sums and flags lie: those of worker w and w + 1 are this far apart.
+struct PartialPlace {
+  int index;  // of worker 0
+  int step;
+  int floats;  // of one partial
+};
+
+/// Adds what later workers summed of an output block whose first units this worker has; lowers their flags.
+template <int kCount>
+__device__ __forceinline__ void add_partials(const PrefillParams &p, float (&sums)[kCount], const Segment &segment,
+                                             int worker, PartialPlace place, const Team &team) {
+  constexpr int kAtOnce = kCount <= 16 ? 4 : kCount <= 32 ? 2 : 1;
+  const int end = (segment.tile + 1) * p.plan.k_tiles;
+  const auto present = [&](int w) {
+    const int begin = share_begin(p.plan, w);
+    return begin < end && begin < share_begin(p.plan, w + 1);
+  };
+  for (int w = worker + 1 + team.thread; share_begin(p.plan, w) < end; w += kTeamThreads) {
+    if (present(w)) await_flag(p.flags + place.index + w * place.step);
+  }
+  team.sync();
+  for (int w = worker + 1; share_begin(p.plan, w) < end; w += kAtOnce) {
+    bool some[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) some[i] = present(w + i);
+    const float *first = p.partials + int64_t(place.index + w * place.step) * place.floats;
+    add_in_order<kCount, kAtOnce>(sums, first, int64_t(place.step) * place.floats, some, team.thread);
+  }
+  team.sync();
+  for (int w = worker + 1 + team.thread; share_begin(p.plan, w) < end; w += kTeamThreads) {
+    if (present(w)) p.flags[place.index + w * place.step] = 0;
+  }
+}
+
+// ---- the epilogue ----
+
+/// Bias on all sums of rows `packed` and `packed` + 8.
+template <int kCount>
+__device__ __forceinline__ void add_bias(const PrefillParams &p, float (&sums)[kCount], int packed) {
+  if (p.bias == nullptr) return;
+  float bias[2] = {0.0f, 0.0f};
+#pragma unroll
+  for (int upper = 0; upper < 2; ++upper) {
+    const int row = packed + 8 * upper;
+    if (row < p.n) bias[upper] = __half2float(p.bias[logical_row(row, p.n, p.pair_stride)]);
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) sums[i] += bias[i / 2 % 2];
+}
+
+/// Byte offset of 16 bytes, `chunk` of a token's 8 (64 columns) or 4 (32 columns): swizzled against bank conflicts.
+template <int kColumns>
+__device__ __forceinline__ int staged_halves(int token, int chunk) {
+  constexpr int kTokensALine = 64 / kColumns;
+  const int line = token / kTokensALine;
+  return line * 128 + (((token % kTokensALine * (kColumns / 8) + chunk) ^ line % 8) * 16);
+}
+
+/// Fp16 outputs of kFirst.. (a multiple of 16 tokens) to the staging memory. kColumns = 64: rows r and r + 8; 32: only
+/// the even pairs of sums, silu(gate) * up.
+template <int kColumns, int kTokens, int kFirst, int kChunk>
+__device__ __forceinline__ void stage_halves(const float (&sums)[kTokens / 2], const Team &team) {
+  constexpr int kTokensAStore = kColumns == 64 ? 16 : 32;
+  constexpr int kStores = (kChunk + kTokensAStore - 1) / kTokensAStore;
+  const auto pair_of = [&](int store, int i) {
+    const int block = kFirst / 8 + store * (kTokensAStore / 8) + (kColumns == 64 ? i / 2 : i);
+    const bool inside = 8 * block < kTokens;  // 32 tokens of a width that is a multiple of 16
+    const float *sum = sums + (inside ? 4 * block + (kColumns == 64 ? i % 2 * 2 : 0) : 0);
+    return make_float2(sum[0], sum[1]);
+  };
+  __half2 d[kStores][4], most = __half2();
+#pragma unroll
+  for (int i = 0; i < 4 * kStores; ++i) {
+    const float2 pair = pair_of(i / 4, i % 4);
+    d[i / 4][i % 4] = __floats2half2_rn(pair.x, pair.y);
+    most = __hmax2(most, __habs2(d[i / 4][i % 4]));
+  }
+  if (__hisinf(most.x) || __hisinf(most.y)) {
+#pragma unroll
+    for (int i = 0; i < 4 * kStores; ++i) {
+      const float2 pair = pair_of(i / 4, i % 4);
+      d[i / 4][i % 4] = __halves2half2(to_half_held(pair.x), to_half_held(pair.y));
+    }
+  }
+  const int lane = team.thread % 32, strip = team.thread / 32, matrix = lane / 8;
+#pragma unroll
+  for (int store = 0; store < kStores; ++store) {
+    const int row = store * kTokensAStore + (kColumns == 64 ? matrix / 2 : matrix) * 8 + lane % 8;
+    const int chunk = kColumns == 64 ? 2 * strip + matrix % 2 : strip;
+    store_transposed_x4(smem_address(team.staging) + staged_halves<kColumns>(row, chunk),
+                        reinterpret_cast<const uint32_t(&)[4]>(d[store]));
+  }
+}
+
+/// Eight neighbouring outputs of one row.
+__device__ __forceinline__ void store_eight(const PrefillParams &p, int64_t at, const uint4 &values) {
+  __half *out = static_cast<__half *>(p.out) + at;
+  if (p.wide_stores) {
+    *reinterpret_cast<uint4 *>(out) = values;
+    return;
+  }
+  const uint32_t words[4] = {values.x, values.y, values.z, values.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) out[i] = __ushort_as_half(uint16_t(words[i / 2] >> 16 * (i % 2)));
+}
+
+/// Stores fp16 rows, 64 tokens at a time. `column`: where the eight columns of this thread's chunk go, -1: nowhere.
+template <int kColumns, int kTokens, int kFirst = 0>
+__device__ __forceinline__ void store_halves(const PrefillParams &p, const float (&sums)[kTokens / 2], int column,
+                                             int token0, const Team &team) {
+  constexpr int kChunk = kTokens - kFirst < 64 ? kTokens - kFirst : 64;
+  constexpr int kChunks = kColumns / 8, kStep = kTeamThreads / kChunks;
+  team.sync();  // the staging memory has been read
+  stage_halves<kColumns, kTokens, kFirst, kChunk>(sums, team);
+  team.sync();
+#pragma unroll
+  for (int i = 0; i < (kChunk + kStep - 1) / kStep; ++i) {
+    const int staged = team.thread / kChunks + i * kStep, token = token0 + kFirst + staged;
+    if (column < 0 || staged >= kChunk || token >= p.m) continue;
+    const uint8_t *at = reinterpret_cast<const uint8_t *>(team.staging) + staged_halves<kColumns>(staged, team.thread % kChunks);
+    store_eight(p, int64_t(token) * p.ldo + column, *reinterpret_cast<const uint4 *>(at));
+  }
+  if constexpr (kFirst + kChunk < kTokens) store_halves<kColumns, kTokens, kFirst + kChunk>(p, sums, column, token0, team);
+}
+
+/// Four neighbouring fp32 outputs of one row.
+__device__ __forceinline__ void store_four(const PrefillParams &p, int64_t at, const float4 &y) {
+  float *out = static_cast<float *>(p.out) + at;
+  if (p.wide_stores) {
+    *reinterpret_cast<float4 *>(out) = y;
+  } else {
+    out[0] = y.x, out[1] = y.y, out[2] = y.z, out[3] = y.w;
+  }
+}
+__device__ __forceinline__ float4 load_four(const PrefillParams &p, int64_t at) {
+  const float *out = static_cast<const float *>(p.out) + at;
+  return p.wide_stores ? *reinterpret_cast<const float4 *>(out) : make_float4(out[0], out[1], out[2], out[3]);
+}
+
+constexpr int kFloatTokens = 32;  // tokens of fp32 staged at once
+constexpr int kFloatStep = kTeamThreads / (kTileN / 4);  // tokens the team reads at once, four columns a thread
+constexpr int kFours = kFloatTokens / kFloatStep;
+
+/// The residual of a chunk, for the columns that this thread will store.
+__device__ __forceinline__ void load_residual(const PrefillParams &p, float4 (&before)[kFours], int column, int token0,
+                                              const Team &team) {
+#pragma unroll
+  for (int i = 0; i < kFours; ++i) {
+    const int token = token0 + team.thread / (kTileN / 4) + i * kFloatStep;
+    const bool inside = p.epilogue == QUERN_ADD_F32 && column >= 0 && token < p.m;
+    before[i] = inside ? load_four(p, int64_t(token) * p.ldo + column) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  }
+}
+
+/// Chunks of the residual on their way: two where there are registers for them.
+template <int kTokens>
+constexpr int kAhead = kTokens > 64 ? 2 : 1;
+
+/// Stores fp32 rows, a chunk at a time; `before`: the residual of this chunk and, if kAhead is 2, the next.
+template <int kTokens, int kFirst = 0>
+__device__ __forceinline__ void store_floats(const PrefillParams &p, const float (&sums)[kTokens / 2],
+                                             float4 (&before)[kAhead<kTokens>][kFours], int column, int token0, const Team &team) {
+  constexpr int kChunk = kTokens - kFirst < kFloatTokens ? kTokens - kFirst : kFloatTokens;
+  constexpr int kSlot = kFirst / kFloatTokens % kAhead<kTokens>, kFetch = kFirst + kAhead<kTokens> * kFloatTokens;
+  const int lane = team.thread % 32;
+  team.sync();  // the staging memory has been read
+  float *at = team.staging + 2 * (lane % 4) * kStageStride + kStripN * (team.thread / 32) + lane / 4;
+#pragma unroll
+  for (int j = 0; j < kChunk / 8; ++j) {
+    const float *sum = sums + kFirst / 2 + 4 * j;
+    float *row = at + 8 * j * kStageStride;
+    row[0] = sum[0], row[kStageStride] = sum[1], row[8] = sum[2], row[kStageStride + 8] = sum[3];
+  }
+  team.sync();
+#pragma unroll
+  for (int i = 0; i < kFours; ++i) {
+    const int staged = team.thread / (kTileN / 4) + i * kFloatStep, token = token0 + kFirst + staged;
+    if (staged >= kChunk || column < 0 || token >= p.m) continue;
+    float4 y = *reinterpret_cast<const float4 *>(team.staging + staged * kStageStride + 4 * (team.thread % (kTileN / 4)));
+    const float4 &added = before[kSlot][i];
+    y.x += added.x, y.y += added.y, y.z += added.z, y.w += added.w;
+    store_four(p, int64_t(token) * p.ldo + column, y);
+  }
+  if constexpr (kFetch < kTokens) load_residual(p, before[kSlot], column, token0 + kFetch, team);
+  if constexpr (kFirst + kChunk < kTokens) store_floats<kTokens, kFirst + kChunk>(p, sums, before, column, token0, team);
+}
+
+/// Where packed row `row` goes, -1 beyond N.
+__device__ __forceinline__ int column_of(const PrefillParams &p, int row) {
+  return row < p.n ? logical_row(row, p.n, p.pair_stride) : -1;
+}
+
+/// Finishes and stores packed rows packed0.. of tokens token0..
+template <int kTokens>
+__device__ __forceinline__ void store_block(const PrefillParams &p, float (&sums)[kTokens / 2], int packed0, int token0,
+                                            const Team &team) {
+  const int lane = team.thread % 32, strip = team.thread / 32;
+  if (p.epilogue == QUERN_STORE_F32 || p.epilogue == QUERN_ADD_F32) {
+    const int column = column_of(p, packed0 + 4 * (team.thread % (kTileN / 4)));
+    float4 before[kAhead<kTokens>][kFours];
+#pragma unroll
+    for (int i = 0; i < kAhead<kTokens>; ++i) load_residual(p, before[i], column, token0 + i * kFloatTokens, team);
+    add_bias(p, sums, packed0 + kStripN * strip + lane / 4);
+    store_floats<kTokens>(p, sums, before, column, token0, team);
+    return;
+  }
+  add_bias(p, sums, packed0 + kStripN * strip + lane / 4);
+  if (p.epilogue == QUERN_STORE_F16) {
+    store_halves<64, kTokens>(p, sums, column_of(p, packed0 + 8 * (team.thread % 8)), token0, team);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; i += 4) {
+    sums[i] = silu(sums[i]) * sums[i + 2];
+    sums[i + 1] = silu(sums[i + 1]) * sums[i + 3];
+  }
+  store_halves<32, kTokens>(p, sums, column_of(p, packed0 + kStripN * (team.thread % 4)), token0, team);
+}
+
+}  // namespace quern

@@ -1,0 +1,42 @@
+// The compiled prefill kernels, and launching one with a plan of one's own. Called by the entry point, which chooses the
+// plan, and by tests and benches, which try them all.
+#pragma once
+
+#include "int4_prefill/params.h"
+#include "quern_kernels.h"
+
+namespace quern {
+
+/// A kernel: rows of x of an output block and thread blocks that share them. cluster = 0: the portable kernel.
+struct PrefillVariant {
+  int tokens, cluster;
+};
+constexpr PrefillVariant kHopperVariants[] = {{32, 1},  {64, 1},  {64, 2},  {96, 2},  {128, 1},
+                                              {160, 2}, {176, 2}, {192, 2}, {224, 2}, {256, 2}};
+constexpr PrefillVariant kPortableVariants[] = {{32, 0}, {128, 0}};
+
+/// Thread blocks that run at once on a multiprocessor: two hide each other's waits where registers suffice.
+constexpr int blocks_per_sm(PrefillVariant variant) { return variant.cluster == 1 && variant.tokens <= 64 ? 2 : 1; }
+
+enum class PrefillSplit { kNever, kAlways, kBest };
+
+/// The plan of one variant for a shape, and its estimated time in no particular unit.
+struct PrefillChoice {
+  PrefillPlan plan;
+  bool portable;
+  double cost;
+};
+PrefillChoice plan_prefill(const QuernDevice &device, const QuernLinear &args, PrefillVariant variant, PrefillSplit split);
+/// The cheapest of all.
+PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args);
+
+/// Launches after the entry point's checks.
+int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const PrefillChoice &choice, void *stream);
+
+// One function a source file, so that kernels compile side by side.
+int32_t launch_hopper_prefill(const QuernDevice &device, const PrefillParams &params, void *stream);
+int32_t launch_portable_prefill(const QuernDevice &device, const PrefillParams &params, void *stream);
+int32_t hopper_prefill_prepare(const QuernDevice &device);
+int32_t portable_prefill_prepare(const QuernDevice &device);
+
+}  // namespace quern
