@@ -50,7 +50,7 @@ objects() { # objects DIRECTORY PATTERN...: compiles, then lists
   local directory=$1 source
   shift
   for source in "$@"; do
-    compile "$out/$directory-$(basename "$source").o" "$source" >&2
+    compile "$out/$directory-$(basename "$source").o" "$source" >&2 || return 1  # a substitution ignores set -e
     echo "$out/$directory-$(basename "$source").o"
   done
 }

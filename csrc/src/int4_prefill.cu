@@ -20,10 +20,10 @@ double unit_clocks(PrefillVariant variant) {
   return std::max(8.0 * tokens + 40.0, 3.3 * tokens + 900.0);
 }
 double store_clocks(int tokens, int epilogue) {
-  return epilogue == QUERN_STORE_F32 || epilogue == QUERN_ADD_F32 ? 1500.0 + 22.0 * tokens : 800.0 + 12.0 * tokens;
+  return epilogue == QUERN_STORE_F32 || epilogue == QUERN_ADD_F32 ? 1500.0 + 38.0 * tokens : 800.0 + 18.0 * tokens;
 }
 /// One partial sum written and one read, by a worker's first and last segment.
-double exchange_clocks(int tokens) { return 5000.0 + 40.0 * tokens; }
+double exchange_clocks(int tokens) { return 5000.0 + 30.0 * tokens; }
 /// Each further partial sum of an output block.
 double contributor_clocks(int tokens) { return 1000.0 + 10.0 * tokens; }
 

@@ -19,6 +19,13 @@ __device__ __forceinline__ __half to_half_held(float value) {
   if (fabsf(value) > 65504.0f && !isinf(value)) value = copysignf(65504.0f, value);
   return __float2half_rn(value);
 }
+/// Two at once; the check is rarely true.
+__device__ __forceinline__ __half2 to_halves_held(float low, float high) {
+  const __half2 rounded = __floats2half2_rn(low, high);
+  const uint32_t bits = *reinterpret_cast<const uint32_t *>(&rounded);
+  const bool special = (((bits & 0x7fff7fff) + 0x04000400) & 0x80008000) != 0;  // an infinity or a NaN
+  return special ? __halves2half2(to_half_held(low), to_half_held(high)) : rounded;
+}
 __device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
 __device__ __forceinline__ float with_bias(const OutputTarget &target, int n, float sum) {

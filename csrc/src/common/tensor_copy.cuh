@@ -40,11 +40,6 @@ __device__ __forceinline__ uint64_t evict_normal_policy() {
   return policy;
 }
 
-/// Asks for memory to be brought to L2; 16-byte aligned, multiple of 16 bytes. Only a hint, so nothing needs to be ordered.
-__device__ __forceinline__ void prefetch_to_l2(const void *global, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-
 /// Arrives at this block's `barrier` in block `rank` of the cluster. Orders reads, as its waiter needs; not writes across blocks.
 __device__ __forceinline__ void mbarrier_arrive_at(uint32_t barrier, uint32_t rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(cluster_address(barrier, rank))

@@ -38,8 +38,8 @@ struct HopperConfig {
   static constexpr int kSmemBytes = kStagingOffset + kTeams * kStagingBytes + kAlignment;
   static constexpr int kConsumerWarps = kTeams * 4;
   static constexpr int kThreads = kTeamThreads * (kTeams + 1);
-  static constexpr int kProducerRegisters = kShared ? 32 : 40;
-  static constexpr int kConsumerRegisters = kShared ? 104 : 232;
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = kShared ? 96 : 232;
 };
 
 /// Position in a ring of kStages.
@@ -109,20 +109,6 @@ __device__ __forceinline__ void produce_x(const HopperParams &params, BlockPlace
   }
 }
 
-/// Rows of the residual that this block will add to at the end of the segment, a few with every k tile, so that the
-/// block does not wait for memory then.
-template <class Config>
-__device__ __forceinline__ void prefetch_residual(const PrefillParams &p, const Segment &segment, int n, int i) {
-  if (p.epilogue != QUERN_ADD_F32 || segment.k_begin > 0 || p.pair_stride != 0 || !p.wide_stores || n >= p.n) return;
-  const int rows = (Config::kTokens + segment.k_count - 1) / segment.k_count;
-  const int bytes = (p.n - n < kBlockN ? p.n - n : kBlockN) * 4;
-  const int last = min((i + 1) * rows, Config::kTokens);
-  for (int row = i * rows; row < last; ++row) {
-    const int token = segment.m_block * Config::kTokens + row;
-    if (token < p.m) prefetch_to_l2(static_cast<const float *>(p.out) + int64_t(token) * p.ldo + n, bytes);
-  }
-}
-
 /// One thread: both teams' packed tiles. Weights are no kernel's output, so they need not wait.
 template <class Config>
 __device__ __forceinline__ void produce_weights(const PrefillParams &p, BlockPlace place, uint32_t weights,
@@ -145,7 +131,6 @@ __device__ __forceinline__ void produce_weights(const PrefillParams &p, BlockPla
         const uint32_t target = weights + ring.stage * Config::kWeightStageBytes + team * Config::kTileSlot;
         bulk_copy(target, source, bytes, full, policy);
       }
-      prefetch_residual<Config>(p, segment, n_tile * kTileN, i);
       ring.advance();
     }
   }

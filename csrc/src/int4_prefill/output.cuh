@@ -138,35 +138,22 @@ __device__ __forceinline__ int staged_halves(int token, int chunk) {
 /// the even pairs of sums, silu(gate) * up.
 template <int kColumns, int kTokens, int kFirst, int kChunk>
 __device__ __forceinline__ void stage_halves(const float (&sums)[kTokens / 2], const Team &team) {
-  constexpr int kTokensAStore = kColumns == 64 ? 16 : 32;
-  constexpr int kStores = (kChunk + kTokensAStore - 1) / kTokensAStore;
-  const auto pair_of = [&](int store, int i) {
-    const int block = kFirst / 8 + store * (kTokensAStore / 8) + (kColumns == 64 ? i / 2 : i);
-    const bool inside = 8 * block < kTokens;  // 32 tokens of a width that is a multiple of 16
-    const float *sum = sums + (inside ? 4 * block + (kColumns == 64 ? i % 2 * 2 : 0) : 0);
-    return make_float2(sum[0], sum[1]);
-  };
-  __half2 d[kStores][4], most = __half2();
-#pragma unroll
-  for (int i = 0; i < 4 * kStores; ++i) {
-    const float2 pair = pair_of(i / 4, i % 4);
-    d[i / 4][i % 4] = __floats2half2_rn(pair.x, pair.y);
-    most = __hmax2(most, __habs2(d[i / 4][i % 4]));
-  }
-  if (__hisinf(most.x) || __hisinf(most.y)) {
-#pragma unroll
-    for (int i = 0; i < 4 * kStores; ++i) {
-      const float2 pair = pair_of(i / 4, i % 4);
-      d[i / 4][i % 4] = __halves2half2(to_half_held(pair.x), to_half_held(pair.y));
-    }
-  }
   const int lane = team.thread % 32, strip = team.thread / 32, matrix = lane / 8;
+  constexpr int kTokensAStore = kColumns == 64 ? 16 : 32;
 #pragma unroll
-  for (int store = 0; store < kStores; ++store) {
-    const int row = store * kTokensAStore + (kColumns == 64 ? matrix / 2 : matrix) * 8 + lane % 8;
+  for (int token = 0; token < kChunk; token += kTokensAStore) {
+    uint32_t d[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int block = (kFirst + token) / 8 + (kColumns == 64 ? i / 2 : i);
+      const bool inside = 8 * block < kTokens;  // 32 tokens of a width that is a multiple of 16
+      const float *sum = sums + (inside ? 4 * block + (kColumns == 64 ? i % 2 * 2 : 0) : 0);
+      const __half2 pair = inside ? to_halves_held(sum[0], sum[1]) : __half2();
+      d[i] = *reinterpret_cast<const uint32_t *>(&pair);
+    }
+    const int row = token + (kColumns == 64 ? matrix / 2 : matrix) * 8 + lane % 8;
     const int chunk = kColumns == 64 ? 2 * strip + matrix % 2 : strip;
-    store_transposed_x4(smem_address(team.staging) + staged_halves<kColumns>(row, chunk),
-                        reinterpret_cast<const uint32_t(&)[4]>(d[store]));
+    store_transposed_x4(smem_address(team.staging) + staged_halves<kColumns>(row, chunk), d);
   }
 }
 
@@ -230,17 +217,15 @@ __device__ __forceinline__ void load_residual(const PrefillParams &p, float4 (&b
   }
 }
 
-/// Chunks of the residual on their way: two where there are registers for them.
-template <int kTokens>
-constexpr int kAhead = kTokens > 64 ? 2 : 1;
-
-/// Stores fp32 rows, a chunk at a time; `before`: the residual of this chunk and, if kAhead is 2, the next.
+/// Stores fp32 rows, a chunk at a time; the next chunk's residual is on its way meanwhile.
 template <int kTokens, int kFirst = 0>
 __device__ __forceinline__ void store_floats(const PrefillParams &p, const float (&sums)[kTokens / 2],
-                                             float4 (&before)[kAhead<kTokens>][kFours], int column, int token0, const Team &team) {
+                                             const float4 (&before)[kFours], int column, int token0, const Team &team) {
   constexpr int kChunk = kTokens - kFirst < kFloatTokens ? kTokens - kFirst : kFloatTokens;
-  constexpr int kSlot = kFirst / kFloatTokens % kAhead<kTokens>, kFetch = kFirst + kAhead<kTokens> * kFloatTokens;
+  constexpr bool kMore = kFirst + kChunk < kTokens;
   const int lane = team.thread % 32;
+  float4 next[kFours];
+  if constexpr (kMore) load_residual(p, next, column, token0 + kFirst + kChunk, team);
   team.sync();  // the staging memory has been read
   float *at = team.staging + 2 * (lane % 4) * kStageStride + kStripN * (team.thread / 32) + lane / 4;
 #pragma unroll
@@ -255,12 +240,10 @@ __device__ __forceinline__ void store_floats(const PrefillParams &p, const float
     const int staged = team.thread / (kTileN / 4) + i * kFloatStep, token = token0 + kFirst + staged;
     if (staged >= kChunk || column < 0 || token >= p.m) continue;
     float4 y = *reinterpret_cast<const float4 *>(team.staging + staged * kStageStride + 4 * (team.thread % (kTileN / 4)));
-    const float4 &added = before[kSlot][i];
-    y.x += added.x, y.y += added.y, y.z += added.z, y.w += added.w;
+    y.x += before[i].x, y.y += before[i].y, y.z += before[i].z, y.w += before[i].w;
     store_four(p, int64_t(token) * p.ldo + column, y);
   }
-  if constexpr (kFetch < kTokens) load_residual(p, before[kSlot], column, token0 + kFetch, team);
-  if constexpr (kFirst + kChunk < kTokens) store_floats<kTokens, kFirst + kChunk>(p, sums, before, column, token0, team);
+  if constexpr (kMore) store_floats<kTokens, kFirst + kChunk>(p, sums, next, column, token0, team);
 }
 
 /// Where packed row `row` goes, -1 beyond N.
@@ -275,9 +258,8 @@ __device__ __forceinline__ void store_block(const PrefillParams &p, float (&sums
   const int lane = team.thread % 32, strip = team.thread / 32;
   if (p.epilogue == QUERN_STORE_F32 || p.epilogue == QUERN_ADD_F32) {
     const int column = column_of(p, packed0 + 4 * (team.thread % (kTileN / 4)));
-    float4 before[kAhead<kTokens>][kFours];
-#pragma unroll
-    for (int i = 0; i < kAhead<kTokens>; ++i) load_residual(p, before[i], column, token0 + i * kFloatTokens, team);
+    float4 before[kFours];
+    load_residual(p, before, column, token0, team);
     add_bias(p, sums, packed0 + kStripN * strip + lane / 4);
     store_floats<kTokens>(p, sums, before, column, token0, team);
     return;
