@@ -29,6 +29,9 @@ pub struct Args {
     /// `reference` is slow and plain, for comparisons.
     #[arg(long, default_value = "auto")]
     pub ops: OpsChoice,
+    /// For benchmarks: make the weights up (random, of the model's shape); config.json alone is enough.
+    #[arg(long)]
+    pub dummy_weights: bool,
     /// Worker threads of the CPU. Left out: one for each core that this process may use.
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
@@ -81,7 +84,12 @@ impl Args {
             OpsChoice::Auto => DeviceKind::Cpu { n_threads: self.n_threads() },
             OpsChoice::Reference => DeviceKind::Reference,
         };
-        Ok(Options { model_path: self.model_path.clone(), quantize: self.quantize.clone(), device })
+        Ok(Options {
+            model_path: self.model_path.clone(),
+            quantize: self.quantize.clone(),
+            device,
+            dummy_weights: self.dummy_weights,
+        })
     }
 
     fn n_threads(&self) -> usize {

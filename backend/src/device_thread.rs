@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::error::{LoadError, StepError};
-use crate::executor::{Budget, Executor, Step, StepOutcome};
-use crate::memory_plan::{self, MemoryPlan};
-use crate::ops::Ops;
+use crate::executor::{Budget, Done, Executor, Step, StepExecutor, StepOutcome};
+use crate::memory_plan::MemoryPlan;
 use crate::ops::cpu::CpuOps;
 use crate::ops::reference::ReferenceOps;
 use loading::load_model;
-pub use loading::{Options, ShardInfo};
+pub use loading::{DeviceFacts, Options, ShardInfo};
 pub use progress::Progress;
 
 /// Steps that may wait in the channel; more make the stream of steps wait.
@@ -79,9 +78,13 @@ impl DeviceThread {
                 DeviceKind::Cpu { n_threads } => {
                     let ops = CpuOps::new(n_threads);
                     tracing::info!("Computing on {n_threads} CPU threads with {}", ops.level().name());
-                    run(ops, &options, &ready_sender)
+                    let (decoder, info) = load_model(ops, &options)?;
+                    run(Executor::new(decoder), info, &ready_sender)
                 }
-                DeviceKind::Reference => run(ReferenceOps::default(), &options, &ready_sender),
+                DeviceKind::Reference => {
+                    let (decoder, info) = load_model(ReferenceOps::default(), &options)?;
+                    run(Executor::new(decoder), info, &ready_sender)
+                }
             }
         };
         let thread = std::thread::Builder::new().name("device".to_owned()).spawn(body)?;
@@ -116,9 +119,8 @@ impl DeviceThread {
     }
 }
 
-/// The thread's body: load, announce, obey until all senders are gone.
-fn run<O: Ops>(ops: O, options: &Options, ready: &flume::Sender<Device>) -> anyhow::Result<()> {
-    let (decoder, info) = load_model(ops, options)?;
+/// The thread's body once the model is loaded: announce it, obey until all senders are gone.
+fn run(executor: impl StepExecutor, info: ShardInfo, ready: &flume::Sender<Device>) -> anyhow::Result<()> {
     let (commands, inbox) = flume::bounded(MAX_QUEUED);
     let progress = Arc::new(Progress::new(Instant::now()));
     let device = Device { info, progress: Arc::clone(&progress), commands };
@@ -126,34 +128,29 @@ fn run<O: Ops>(ops: O, options: &Options, ready: &flume::Sender<Device>) -> anyh
     if ready.send(device).is_err() {
         return Ok(());
     }
-    obey(Executor::new(decoder), &inbox, &progress)
+    obey(executor, &inbox, &progress)
 }
 
 /// Executes commands until all senders are gone. Only a failing device ends it early.
-fn obey<O: Ops>(
-    mut executor: Executor<O>,
+fn obey(
+    mut executor: impl StepExecutor,
     inbox: &flume::Receiver<Command>,
-    progress: &Progress,
+    progress: &Arc<Progress>,
 ) -> anyhow::Result<()> {
+    let (failed, failures) = flume::unbounded();
     let mut current_stream = 0;
     // A caller that has gone does not want its reply: failed sends are fine below.
-    for command in inbox {
+    while let Some(command) = next_command(inbox, &failures)? {
         match command {
             Command::Plan { budget, reply } => {
-                let _ = reply.send(executor.plan(&budget, memory_plan::available_bytes));
+                let _ = reply.send(executor.plan(&budget));
             }
             Command::OpenStream { stream } => {
                 current_stream = stream;
                 executor.reset();
             }
             Command::Step { stream, step, reply } if stream == current_stream => {
-                let result = timed_step(&mut executor, step, progress);
-                if let Err(StepError::Device { op, detail }) = &result {
-                    let failure = format!("{op}: {detail}");
-                    let _ = reply.send(result);
-                    return Err(anyhow::Error::msg(failure)).context("the device failed");
-                }
-                let _ = reply.send(result);
+                executor.step(step, done(Arc::clone(progress), reply, failed.clone()));
             }
             Command::Step { step, reply, .. } => {
                 let detail = "a newer stream of steps took over".to_owned();
@@ -164,11 +161,42 @@ fn obey<O: Ops>(
     Ok(())
 }
 
-fn timed_step<O: Ops>(executor: &mut Executor<O>, step: Step, progress: &Progress) -> StepReply {
+/// What to do next; `None` when all senders are gone.
+///
+/// # Errors
+/// A step that was set going before found the device broken.
+fn next_command(
+    inbox: &flume::Receiver<Command>,
+    failures: &flume::Receiver<String>,
+) -> anyhow::Result<Option<Command>> {
+    let failure = |failure: String| Err(anyhow::Error::msg(failure)).context("the device failed");
+    if let Ok(broken) = failures.try_recv() {
+        return failure(broken);
+    }
+    let either =
+        flume::Selector::new().recv(inbox, |command| Ok(command.ok())).recv(
+            failures,
+            |broken| match broken {
+                Ok(broken) => failure(broken),
+                Err(_) => Ok(None),
+            },
+        );
+    either.wait()
+}
+
+/// Counts a step as begun, and answers it when it is done.
+fn done(progress: Arc<Progress>, reply: flume::Sender<StepReply>, failed: flume::Sender<String>) -> Done {
     let started = Instant::now();
-    progress.set_busy(true);
-    let result = executor.step(step);
-    progress.set_busy(false);
-    progress.step_finished(Instant::now());
-    result.map(|outcome| (outcome, started.elapsed()))
+    progress.step_started();
+    Box::new(move |result| {
+        progress.step_finished(Instant::now());
+        let failure = match &result {
+            Err(StepError::Device { op, detail }) => Some(format!("{op}: {detail}")),
+            _ => None,
+        };
+        let _ = reply.send(result.map(|outcome| (outcome, started.elapsed())));
+        failure.into_iter().for_each(|failure| {
+            let _ = failed.send(failure);
+        });
+    })
 }

@@ -9,17 +9,26 @@ mod tests;
 
 pub use available::available_bytes;
 
-use crate::config::ModelConfig;
+use crate::config::{Family, ModelConfig, Quantization};
 use crate::error::LoadError;
 
 /// Tokens a KV block.
 pub const BLOCK_SIZE: usize = 32;
 
-/// Activations are float32 on every device.
+/// The CPU's activations are float32.
 const ACTIVATION_BYTES: usize = size_of::<f32>();
 
-/// With no KV budget asked for, the cache holds at most this many of the longest sequences.
+/// Sequences of the longest kind that `KvDefault::Few` makes room for.
 const DEFAULT_SEQUENCES: usize = 16;
+
+/// How large the KV cache is where nobody says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvDefault {
+    /// As fits into half of the available memory, at most 16 of the longest sequences: a CPU is shared.
+    Few,
+    /// All of the available memory: a GPU is not.
+    All,
+}
 
 /// What the router asked for, and what the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +45,9 @@ pub struct PlanInputs {
     pub available_bytes: usize,
     /// Bytes of one stored K or V element.
     pub kv_element_bytes: usize,
+    /// Bytes that steps need beside the KV cache; `None`: more than 64 bits can say.
+    pub workspace_bytes: Option<usize>,
+    pub kv_default: KvDefault,
 }
 
 /// The sizes that the executor allocates, once.
@@ -54,22 +66,57 @@ pub fn kv_bytes_per_token(config: &ModelConfig, element_bytes: usize) -> usize {
     (2 * config.n_layers * config.n_kv_heads * config.head_dim).saturating_mul(element_bytes)
 }
 
-/// Fails when weights of `weight_bytes` cannot fit into `available_bytes`; for before they are loaded.
-pub fn check_weights_fit(weight_bytes: usize, available_bytes: usize) -> Result<(), LoadError> {
+/// Input and output features of a decoder layer's four joined projections: q with k and v, attention's
+/// output, gate with up, down.
+pub fn layer_matrices(config: &ModelConfig) -> [(usize, usize); 4] {
+    let ModelConfig { hidden, intermediate, n_heads, head_dim, .. } = *config;
+    [
+        (hidden, config.qkv_width()),
+        (n_heads * head_dim, hidden),
+        (hidden, 2 * intermediate),
+        (intermediate, hidden),
+    ]
+}
+
+/// Bytes of the tensors of a checkpoint of this configuration in float16, with q, k and v biases where
+/// the family has them.
+pub fn stored_weight_bytes(config: &ModelConfig) -> usize {
+    let matrix = |(k, n): (usize, usize)| match &config.quantization {
+        Quantization::Awq { group_size, .. } => k * n / 2 + k / group_size * n * 5 / 2,
+        Quantization::None => 2 * k * n,
+    };
+    let bias = match config.family {
+        Family::Qwen | Family::Qwen2 => config.qkv_width(),
+        Family::Llama | Family::Mistral => 0,
+    };
+    let layer =
+        layer_matrices(config).into_iter().map(matrix).sum::<usize>() + 2 * (2 * config.hidden + bias);
+    let tables = if config.tied { 1 } else { 2 };
+    config.n_layers * layer + 2 * config.hidden + tables * 2 * config.vocab * config.hidden
+}
+
+/// Fails when weights of `weight_bytes` cannot fit into the `available_bytes` that there are `of_what`
+/// ("of memory", "on the GPU"); for before they are loaded.
+pub fn check_weights_fit(
+    weight_bytes: usize,
+    available_bytes: usize,
+    of_what: &str,
+) -> Result<(), LoadError> {
     if weight_bytes <= available_bytes {
         return Ok(());
     }
     Err(LoadError::Plan(format!(
-        "the weights take {}, but only {} of memory is available; use a smaller or quantized model",
+        "the weights take {}, but only {} {of_what} is available: {} are missing; use a smaller or quantized model",
         mib(weight_bytes),
-        mib(available_bytes)
+        mib(available_bytes),
+        mib(weight_bytes - available_bytes)
     )))
 }
 
 /// Sizes the KV cache and the workspace.
 ///
-/// Without a wanted number of KV tokens it takes as many as fit into half of the available memory, at
-/// most 16 of the longest sequences and at least one.
+/// Without a wanted number of KV tokens it takes what `kv_default` says, and room for one of the longest
+/// sequences at least.
 ///
 /// # Errors
 /// A limit of zero, sequences longer than the model's positions, a KV budget below one sequence,
@@ -77,12 +124,15 @@ pub fn check_weights_fit(weight_bytes: usize, available_bytes: usize) -> Result<
 pub fn plan(config: &ModelConfig, inputs: &PlanInputs) -> Result<MemoryPlan, LoadError> {
     check_limits(config, inputs)?;
     let block_bytes = kv_bytes_per_token(config, inputs.kv_element_bytes).saturating_mul(BLOCK_SIZE);
-    let workspace_bytes = workspace_bytes(config, inputs).ok_or_else(|| too_large("workspace", inputs))?;
+    let workspace_bytes = inputs.workspace_bytes.ok_or_else(|| too_large("workspace", inputs))?;
     let least = inputs.max_total_tokens.div_ceil(BLOCK_SIZE);
     let n_blocks = match inputs.max_batch_total_tokens {
         0 => {
-            let budget = (inputs.available_bytes / 2).saturating_sub(workspace_bytes);
-            (budget / block_bytes).clamp(least, DEFAULT_SEQUENCES * least)
+            let (budget, most) = match inputs.kv_default {
+                KvDefault::Few => (inputs.available_bytes / 2, DEFAULT_SEQUENCES * least),
+                KvDefault::All => (inputs.available_bytes, u32::MAX as usize),
+            };
+            (budget.saturating_sub(workspace_bytes) / block_bytes).clamp(least, most.max(least))
         }
         wanted => wanted.div_ceil(BLOCK_SIZE),
     };
@@ -123,15 +173,16 @@ fn check_limits(config: &ModelConfig, inputs: &PlanInputs) -> Result<(), LoadErr
     Ok(())
 }
 
-/// Bytes of the decoder's activations; `None` past 64 bits. Of each row of a step: the residual, its
-/// norm and a projection's output, q with k and v, attention's output, gate with up and their
-/// product; of each sequence: the last hidden state and the logits.
-fn workspace_bytes(config: &ModelConfig, inputs: &PlanInputs) -> Option<usize> {
+/// Bytes of the CPU's activations for steps of `tokens` input tokens and `sequences` rows with logits;
+/// `None` past 64 bits. Of each token: the residual, its norm and a projection's output, q with k and v,
+/// attention's output, gate with up and their product; of each sequence: the last hidden state and the
+/// logits.
+pub fn host_workspace_bytes(config: &ModelConfig, tokens: usize, sequences: usize) -> Option<usize> {
     let attention = config.qkv_width() + config.n_heads * config.head_dim;
     let per_token = 3 * config.hidden + attention + 3 * config.intermediate;
     let per_sequence = config.hidden + config.vocab;
-    let tokens = inputs.max_step_tokens.checked_mul(per_token)?;
-    let sequences = inputs.max_step_rows.checked_mul(per_sequence)?;
+    let tokens = tokens.checked_mul(per_token)?;
+    let sequences = sequences.checked_mul(per_sequence)?;
     tokens.checked_add(sequences)?.checked_mul(ACTIVATION_BYTES)
 }
 
@@ -146,20 +197,26 @@ fn does_not_fit(
     block_bytes: usize,
 ) -> LoadError {
     let room = inputs.available_bytes.saturating_sub(workspace_bytes) / block_bytes * BLOCK_SIZE;
+    let missing = kv_bytes.saturating_add(workspace_bytes).saturating_sub(inputs.available_bytes);
     let (name, tokens) = match inputs.max_batch_total_tokens {
         0 => ("max_total_tokens", inputs.max_total_tokens),
         wanted => ("max_batch_total_tokens", wanted),
     };
     LoadError::Plan(format!(
-        "{name}: {tokens} tokens need {} of KV cache beside {} of workspace, but only {} of memory is available, \
-         room for {room} tokens; lower --{}",
+        "{name}: {tokens} tokens need {} of KV cache beside {} of workspace, but only {} of memory is available: \
+         {} are missing; there is room for {room} tokens; lower --{}",
         mib(kv_bytes),
         mib(workspace_bytes),
         mib(inputs.available_bytes),
+        mib(missing),
         name.replace('_', "-")
     ))
 }
 
-fn mib(bytes: usize) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
+/// A size for a message.
+pub fn mib(bytes: usize) -> String {
+    match bytes >= 10 << 30 {
+        true => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+        false => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    }
 }

@@ -11,7 +11,7 @@ use crate::memory_plan;
 use crate::model::decoder::Decoder;
 use crate::model::load;
 use crate::ops::Ops;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, DummyWeights, WeightSource};
 
 /// Loading says how far it is at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,21 +22,51 @@ pub struct Options {
     pub model_path: PathBuf,
     pub quantize: Option<String>,
     pub device: DeviceKind,
+    /// Make weights up: config.json alone is enough.
+    pub dummy_weights: bool,
 }
+
+/// How a device presents itself to the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// "cpu", "cuda"
+    pub device_type: &'static str,
+    /// Of activations.
+    pub dtype: &'static str,
+    /// Steps that it wants queued at once: 1, or 2 for one ahead.
+    pub max_steps_in_flight: u32,
+}
+
+/// The CPU computes while it would queue: one step at a time.
+const CPU: DeviceFacts = DeviceFacts { device_type: "cpu", dtype: "float32", max_steps_in_flight: 1 };
 
 /// What the loaded model is.
 #[derive(Debug, Clone)]
 pub struct ShardInfo {
     pub config: ModelConfig,
+    pub device: DeviceFacts,
     pub kv_bytes_per_token: usize,
     pub weight_bytes: usize,
 }
 
+/// A model on the host's `ops`.
 pub(super) fn load_model<O: Ops>(
     mut ops: O,
     options: &Options,
 ) -> Result<(Decoder<O>, ShardInfo), LoadError> {
     let started = Instant::now();
+    let config = read_config(options)?;
+    let (source, weight_bytes) = open_weights(options, &config)?;
+    memory_plan::check_weights_fit(weight_bytes, memory_plan::available_bytes(), "of memory")?;
+    let weights = load::load(&mut ops, &config, &*source, &mut progress())?;
+    tracing::info!("Loaded {} MB of weights in {:.2?}", weight_bytes / 1_000_000, started.elapsed());
+    let kv_bytes_per_token = memory_plan::kv_bytes_per_token(&config, O::KV_ELEMENT_BYTES);
+    let info = ShardInfo { config: config.clone(), device: CPU, kv_bytes_per_token, weight_bytes };
+    Ok((Decoder::new(ops, config, weights), info))
+}
+
+/// What the model is, said in the log.
+pub(crate) fn read_config(options: &Options) -> Result<ModelConfig, LoadError> {
     let config = ModelConfig::from_dir(&options.model_path, options.quantize.as_deref())?;
     let quantization = match &config.quantization {
         Quantization::None => "plain weights".to_owned(),
@@ -48,19 +78,30 @@ pub(super) fn load_model<O: Ops>(
         config.architecture,
         config.n_layers
     );
+    Ok(config)
+}
+
+/// The tensors of the model folder, or made-up ones, and the bytes of all of them.
+pub(crate) fn open_weights(
+    options: &Options,
+    config: &ModelConfig,
+) -> Result<(Box<dyn WeightSource>, usize), LoadError> {
+    if options.dummy_weights {
+        tracing::warn!("The weights are made up (--dummy-weights): what this model says means nothing");
+        return Ok((Box::new(DummyWeights::new(config)), memory_plan::stored_weight_bytes(config)));
+    }
     let checkpoint = Checkpoint::open(&options.model_path)?;
-    let weight_bytes = checkpoint.total_bytes();
-    memory_plan::check_weights_fit(weight_bytes, memory_plan::available_bytes())?;
-    let mut told = started;
-    let mut progress = |done: usize, all: usize| {
+    let bytes = checkpoint.total_bytes();
+    Ok((Box::new(checkpoint), bytes))
+}
+
+/// Says how far loading is, now and then.
+pub(crate) fn progress() -> impl FnMut(usize, usize) {
+    let mut told = Instant::now();
+    move |done, all| {
         if told.elapsed() >= PROGRESS_INTERVAL {
             told = Instant::now();
             tracing::info!("Loading weights: {} %", done * 100 / all.max(1));
         }
-    };
-    let weights = load::load(&mut ops, &config, &checkpoint, &mut progress)?;
-    tracing::info!("Loaded {} MB of weights in {:.2?}", weight_bytes / 1_000_000, started.elapsed());
-    let kv_bytes_per_token = memory_plan::kv_bytes_per_token(&config, O::KV_ELEMENT_BYTES);
-    let info = ShardInfo { config: config.clone(), kv_bytes_per_token, weight_bytes };
-    Ok((Decoder::new(ops, config, weights), info))
+    }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::tiny::{Kind, Tiny};
 
 fn options(model_path: std::path::PathBuf) -> Options {
-    Options { model_path, quantize: None, device: DeviceKind::Cpu { n_threads: 2 } }
+    Options { model_path, quantize: None, device: DeviceKind::Cpu { n_threads: 2 }, dummy_weights: false }
 }
 
 #[tokio::test]
@@ -35,4 +35,17 @@ async fn a_panic_is_told() {
     });
     let error = DeviceThread { thread, ready, ended }.failed().await.to_string();
     assert_eq!(error, "the device thread panicked: index 3 out of range");
+}
+
+#[tokio::test]
+async fn made_up_weights_need_no_checkpoint() {
+    for kind in [Kind::Qwen, Kind::Qwen2, Kind::Llama] {
+        let tiny = Tiny::new(kind);
+        let stored = crate::memory_plan::stored_weight_bytes(&tiny.config);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(tiny.dir.path().join("config.json"), dir.path().join("config.json")).unwrap();
+        let options = Options { dummy_weights: true, ..options(dir.path().to_path_buf()) };
+        let (device, _thread) = DeviceThread::spawn(options).unwrap().ready().await.unwrap();
+        assert_eq!(device.info.weight_bytes, stored, "{kind:?}");
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::sequence::Sequence;
+use super::sequence::{LastSampled, Sequence};
 use super::step::{Input, Row, Start};
 use crate::config::ModelConfig;
 use crate::memory_plan::BLOCK_SIZE;
@@ -17,13 +17,30 @@ pub struct Limits {
     pub n_blocks: usize,
 }
 
+/// The input tokens of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowTokens {
+    Ids(Vec<u32>),
+    /// One token, which the device sampled and the host has not seen.
+    OnDevice,
+}
+
+impl RowTokens {
+    pub fn len(&self) -> usize {
+        match self {
+            RowTokens::Ids(ids) => ids.len(),
+            RowTokens::OnDevice => 1,
+        }
+    }
+}
+
 /// A row that passed all checks and is part of its sequence now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdmittedRow {
     /// Place in the step.
     pub index: usize,
     pub sequence_id: u64,
-    pub tokens: Vec<u32>,
+    pub tokens: RowTokens,
     /// Of the first token.
     pub position: usize,
     pub sample: bool,
@@ -70,22 +87,24 @@ impl<'a> Admission<'a> {
     }
 
     /// The row's input tokens, if everything about it fits `sequence` (as it was before the row).
-    pub fn check_row(&self, row: &Row, sequence: &Sequence) -> Result<Vec<u32>, String> {
+    pub fn check_row(&self, row: &Row, sequence: &Sequence) -> Result<RowTokens, String> {
         if row.position != sequence.n_tokens {
             return Err(format!("row at position {}, expected {}", row.position, sequence.n_tokens));
         }
         let tokens = match &row.input {
-            Some(Input::Tokens(ids)) if !ids.is_empty() => ids.clone(),
-            Some(Input::LastSampled) => {
-                vec![
-                    sequence
-                        .last_sampled
-                        .ok_or("last_sampled, but the last row of this sequence sampled nothing")?,
-                ]
-            }
+            Some(Input::Tokens(ids)) if !ids.is_empty() => RowTokens::Ids(ids.clone()),
+            Some(Input::LastSampled) => match sequence.last_sampled {
+                LastSampled::Token(id) => RowTokens::Ids(vec![id]),
+                LastSampled::OnDevice => RowTokens::OnDevice,
+                LastSampled::Nothing => {
+                    return Err("last_sampled, but the last row of this sequence sampled nothing".to_owned());
+                }
+            },
             _ => return Err("row without input tokens".to_owned()),
         };
-        self.check_ids(&tokens)?;
+        if let RowTokens::Ids(ids) = &tokens {
+            self.check_ids(ids)?;
+        }
         let end = row.position.saturating_add(tokens.len());
         if end > self.limits.max_total_tokens {
             let longest = self.limits.max_total_tokens;

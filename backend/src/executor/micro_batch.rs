@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::admission::AdmittedRow;
+use super::admission::{AdmittedRow, RowTokens};
 use super::sequence::SequenceTable;
 use crate::batch::{Batch, Span};
 
@@ -21,9 +21,11 @@ pub fn cut(rows: &[AdmittedRow], table: &SequenceTable, max_rows: usize) -> VecD
     let mut done = VecDeque::new();
     let mut current = MicroBatch::default();
     for (index, row) in rows.iter().enumerate() {
-        let Some(sequence) = table.get(row.sequence_id) else { continue };
+        let (Some(sequence), RowTokens::Ids(ids)) = (table.get(row.sequence_id), &row.tokens) else {
+            continue;
+        };
         let mut position = row.position;
-        let mut rest = &row.tokens[..];
+        let mut rest = &ids[..];
         while !rest.is_empty() {
             if current.batch.n_rows() == max_rows {
                 done.push_back(std::mem::take(&mut current));

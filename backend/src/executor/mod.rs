@@ -1,10 +1,11 @@
 //! One step: checks its rows, runs the forward pass in micro-batches, samples. Owned by the device
 //! thread. It trusts nothing that a step says: a bad row gets an error of its own, and the other
-//! rows run as if it were not there. Holds no clock and no random state.
+//! rows run as if it were not there. Holds no clock and no random state. `Executor` computes and
+//! samples on the host; a device with an executor of its own shares `admission` and `sequence`.
 
-mod admission;
+pub(crate) mod admission;
 mod micro_batch;
-mod sequence;
+pub(crate) mod sequence;
 mod step;
 
 #[cfg(test)]
@@ -13,13 +14,13 @@ mod tests;
 pub use step::{Input, Row, RowOutcome, Start, Step, StepOutcome};
 
 use crate::error::{LoadError, StepError};
-use crate::memory_plan::{self, BLOCK_SIZE, MemoryPlan, PlanInputs};
+use crate::memory_plan::{self, BLOCK_SIZE, KvDefault, MemoryPlan, PlanInputs};
 use crate::model::decoder::{Decoder, Memory, Room};
 use crate::ops::Ops;
 use crate::sampler::{Draw, Sampled, Sampler};
 use admission::{Admission, AdmittedRow, Limits};
 use micro_batch::MicroBatch;
-use sequence::SequenceTable;
+use sequence::{LastSampled, SequenceTable};
 
 /// Rows of one forward pass: enough to reuse every weight many times, few enough that the
 /// activations stay in a cache.
@@ -35,6 +36,37 @@ pub struct Budget {
     /// 0 = as many as suit the machine.
     pub max_batch_total_tokens: usize,
     pub max_total_tokens: usize,
+}
+
+/// Hears how a step went, from whatever thread knows first.
+pub type Done = Box<dyn FnOnce(Result<StepOutcome, StepError>) + Send>;
+
+/// What the device thread drives.
+pub trait StepExecutor {
+    /// Forgets everything and allocates what steps within `budget` need.
+    ///
+    /// # Errors
+    /// A budget that the model or the machine cannot meet; steps are then refused until the next plan.
+    fn plan(&mut self, budget: &Budget) -> Result<MemoryPlan, LoadError>;
+    /// Forgets all sequences and where the numbering of steps was: a new stream begins.
+    fn reset(&mut self);
+    /// Executes a step, or sets it going after those before it; `done` hears of each, in their order.
+    /// A step before `plan` or out of order, or a device that fails: the step as a whole is lost.
+    fn step(&mut self, step: Step, done: Done);
+}
+
+impl<O: Ops> StepExecutor for Executor<O> {
+    fn plan(&mut self, budget: &Budget) -> Result<MemoryPlan, LoadError> {
+        Executor::plan(self, budget, memory_plan::available_bytes)
+    }
+
+    fn reset(&mut self) {
+        Executor::reset(self);
+    }
+
+    fn step(&mut self, step: Step, done: Done) {
+        done(Executor::step(self, step));
+    }
 }
 
 /// A model, its memory and its sequences.
@@ -85,6 +117,12 @@ impl<O: Ops> Executor<O> {
             max_total_tokens: budget.max_total_tokens,
             available_bytes: available_bytes(),
             kv_element_bytes: O::KV_ELEMENT_BYTES,
+            workspace_bytes: memory_plan::host_workspace_bytes(
+                self.decoder.config(),
+                max_rows,
+                max_logits_rows,
+            ),
+            kv_default: KvDefault::Few,
         };
         let plan = memory_plan::plan(self.decoder.config(), &inputs)?;
         let room = Room { n_blocks: plan.n_blocks, block_size: BLOCK_SIZE, max_rows, max_logits_rows };
@@ -176,7 +214,10 @@ impl<O: Ops> Run<'_, O> {
                     position: sequence.n_tokens,
                 };
                 let sampled = self.sampler.sample(&logits, &draw);
-                sequence.last_sampled = sampled.as_ref().ok().map(|sampled| sampled.token.id);
+                sequence.last_sampled = match &sampled {
+                    Ok(sampled) => LastSampled::Token(sampled.token.id),
+                    Err(_) => LastSampled::Nothing,
+                };
                 results[row.index] = Some(sampled.map_err(|error| error.to_string()));
             }
         }

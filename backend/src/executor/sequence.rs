@@ -4,11 +4,21 @@
 
 use std::collections::HashMap;
 
-use super::admission::{Admission, AdmittedRow};
+use super::admission::{Admission, AdmittedRow, RowTokens};
 use super::step::{Row, Start};
 use crate::config::ModelConfig;
 use crate::model::rope;
 use crate::sampler::{SamplingParameters, TokenCounts};
+
+/// What a sequence's last row sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastSampled {
+    Nothing,
+    Token(u32),
+    /// It is in the device's memory; the host may not have seen it yet.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    OnDevice,
+}
 
 /// One running sequence.
 #[derive(Debug, Clone)]
@@ -16,14 +26,14 @@ pub struct Sequence {
     pub sampling: SamplingParameters,
     /// Of all tokens so far; kept only for a sequence with penalties.
     pub counts: TokenCounts,
-    prompt_length: usize,
+    pub prompt_length: usize,
     pub rope_theta: f64,
     /// Physical block ids, in order of position.
     pub blocks: Vec<u32>,
     /// Tokens whose K and V are in the cache, those of the running step included.
     pub n_tokens: usize,
     /// Sampled after the last token, and not yet an input.
-    pub last_sampled: Option<u32>,
+    pub last_sampled: LastSampled,
 }
 
 impl Sequence {
@@ -35,7 +45,7 @@ impl Sequence {
             rope_theta: rope::theta(&config.rope, start.prompt_length),
             blocks: Vec::new(),
             n_tokens: 0,
-            last_sampled: None,
+            last_sampled: LastSampled::Nothing,
         };
         sequence.append(&start.cached_ids);
         sequence
@@ -51,7 +61,7 @@ impl Sequence {
             }
         }
         self.n_tokens += tokens.len();
-        self.last_sampled = None;
+        self.last_sampled = LastSampled::Nothing;
     }
 }
 
@@ -100,7 +110,11 @@ impl SequenceTable {
         }
         let sequence = self.get_mut(row.sequence_id).expect("invariant: it is in the table");
         sequence.blocks.extend_from_slice(&row.new_blocks);
-        sequence.append(&tokens);
+        match &tokens {
+            RowTokens::Ids(ids) => sequence.append(ids),
+            // The device counts it, too.
+            RowTokens::OnDevice => sequence.n_tokens += 1,
+        }
         let Row { sequence_id, position, sample, .. } = row;
         Ok(AdmittedRow { index, sequence_id, tokens, position, sample })
     }

@@ -19,6 +19,8 @@ fn inputs() -> PlanInputs {
         max_total_tokens: 2048,
         available_bytes: 8 * GIB,
         kv_element_bytes: 4,
+        workspace_bytes: host_workspace_bytes(&smollm2(), 512, 8),
+        kv_default: KvDefault::Few,
     }
 }
 
@@ -31,6 +33,8 @@ fn sizes_follow_from_the_limits() {
         (PlanInputs { available_bytes: GIB, ..inputs() }, (GIB / 2 - WORKSPACE) / BLOCK_BYTES),
         (PlanInputs { available_bytes: tight, ..inputs() }, 64),
         (PlanInputs { max_total_tokens: 33, available_bytes: 64 * GIB, ..inputs() }, 16 * 2),
+        (PlanInputs { kv_default: KvDefault::All, ..inputs() }, (8 * GIB - WORKSPACE) / BLOCK_BYTES),
+        (PlanInputs { kv_default: KvDefault::All, available_bytes: tight, ..inputs() }, 64),
         (PlanInputs { max_batch_total_tokens: 4096, ..inputs() }, 128),
         (PlanInputs { max_batch_total_tokens: 4097, ..inputs() }, 129),
         (PlanInputs { max_batch_total_tokens: 2048, available_bytes: tight, ..inputs() }, 64),
@@ -66,21 +70,24 @@ fn limits_that_cannot_be_met_are_refused() {
         ),
         (
             PlanInputs { available_bytes: short, ..inputs() },
-            "max_total_tokens: 2048 tokens need 90 MiB of KV cache beside 17 MiB of workspace, but only 107 MiB of memory is available, room for 2016 tokens; lower --max-total-tokens",
+            "max_total_tokens: 2048 tokens need 90 MiB of KV cache beside 17 MiB of workspace, but only 107 MiB of memory is available: 1 MiB are missing; there is room for 2016 tokens; lower --max-total-tokens",
         ),
         (
             PlanInputs { max_batch_total_tokens: 1 << 20, ..inputs() },
-            "max_batch_total_tokens: 1048576 tokens need 46080 MiB of KV cache",
+            "max_batch_total_tokens: 1048576 tokens need 45.0 GiB of KV cache",
         ),
         (
             PlanInputs { available_bytes: 0, ..inputs() },
-            "only 0 MiB of memory is available, room for 0 tokens",
+            "there is room for 0 tokens; lower --max-total-tokens",
         ),
         (
             PlanInputs { max_batch_total_tokens: usize::MAX, available_bytes: usize::MAX, ..inputs() },
             "KV cache for",
         ),
-        (PlanInputs { max_step_tokens: usize::MAX, ..inputs() }, "workspace for"),
+        (
+            PlanInputs { workspace_bytes: host_workspace_bytes(&smollm2(), usize::MAX, 8), ..inputs() },
+            "workspace for",
+        ),
         (
             PlanInputs { max_batch_total_tokens: 1 << 38, available_bytes: usize::MAX, ..inputs() },
             "block table for",
@@ -90,11 +97,11 @@ fn limits_that_cannot_be_met_are_refused() {
         let error = plan(&smollm2(), &inputs).unwrap_err().to_string();
         assert!(error.contains(expected), "expected {expected}\ngot {error}");
     }
-    check_weights_fit(10, 10).unwrap();
-    let error = check_weights_fit(3 * GIB, 2 * GIB).unwrap_err().to_string();
+    check_weights_fit(10, 10, "of memory").unwrap();
+    let error = check_weights_fit(3 * GIB, 2 * GIB, "of memory").unwrap_err().to_string();
     assert_eq!(
         error,
-        "the weights take 3072 MiB, but only 2048 MiB of memory is available; use a smaller or quantized model"
+        "the weights take 3072 MiB, but only 2048 MiB of memory is available: 1024 MiB are missing; use a smaller or quantized model"
     );
 }
 
@@ -105,7 +112,7 @@ fn amount() -> impl Strategy<Value = usize> {
 
 proptest! {
     #[test]
-    fn a_plan_fits_and_holds_a_sequence(tokens in amount(), rows in amount(), wanted in amount(), longest in 0usize..9000, available in any::<usize>(), kv_element_bytes in amount()) {
+    fn a_plan_fits_and_holds_a_sequence(tokens in amount(), rows in amount(), wanted in amount(), longest in 0usize..9000, available in any::<usize>(), kv_element_bytes in amount(), all: bool) {
         let inputs = PlanInputs {
             max_step_tokens: tokens,
             max_step_rows: rows,
@@ -113,6 +120,8 @@ proptest! {
             max_total_tokens: longest,
             available_bytes: available,
             kv_element_bytes,
+            workspace_bytes: host_workspace_bytes(&smollm2(), tokens, rows),
+            kv_default: if all { KvDefault::All } else { KvDefault::Few },
         };
         if let Ok(plan) = plan(&smollm2(), &inputs) {
             prop_assert!(plan.kv_bytes.checked_add(plan.workspace_bytes).unwrap() <= available);
@@ -120,4 +129,27 @@ proptest! {
             prop_assert_eq!(plan.max_batch_total_tokens, plan.n_blocks * BLOCK_SIZE);
         }
     }
+}
+
+/// What a checkpoint of Qwen-14B-Chat-AWQ holds; its files have 9.6 GB of tensors.
+#[test]
+fn stored_weights_follow_from_the_configuration() {
+    let qwen = ModelConfig {
+        family: crate::config::Family::Qwen,
+        n_layers: 40,
+        hidden: 5120,
+        intermediate: 13_696,
+        n_heads: 40,
+        n_kv_heads: 40,
+        head_dim: 128,
+        vocab: 152_064,
+        tied: false,
+        quantization: Quantization::Awq { group_size: 128, not_converted: vec![] },
+        ..smollm2()
+    };
+    let nibbles = 40 * (5120 * 15_360 + 5120 * 5120 + 5120 * 27_392 + 13_696 * 5120) / 2;
+    let groups = nibbles * 2 / 128 * 5 / 2;
+    let rest = 2 * (40 * (2 * 5120 + 15_360) + 5120 + 2 * 152_064 * 5120);
+    assert_eq!(stored_weight_bytes(&qwen), nibbles + groups + rest);
+    assert_eq!(stored_weight_bytes(&qwen) >> 20, 9219);
 }

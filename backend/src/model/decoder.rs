@@ -8,7 +8,7 @@ use super::load::{Layer, Weights};
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{LoadError, StepError};
-use crate::ops::{AttentionShape, KvShape, Ops};
+use crate::ops::{ActKind, AttentionShape, KvShape, Ops};
 
 /// A loaded model on its device.
 pub struct Decoder<O: Ops> {
@@ -69,23 +69,29 @@ impl<O: Ops> Decoder<O> {
         &self.config
     }
 
+    /// The device, for what only its own executor knows of it.
+    pub fn ops_mut(&mut self) -> &mut O {
+        &mut self.ops
+    }
+
     /// Allocates all that steps will use.
     pub fn allocate(&mut self, room: &Room) -> Result<Memory<O>, LoadError> {
         let ModelConfig { hidden, intermediate, vocab, n_layers, n_kv_heads, head_dim, .. } = self.config;
         let (n_blocks, block_size) = (room.n_blocks, room.block_size);
         let kv = self.ops.new_kv(KvShape { n_layers, n_blocks, block_size, n_kv_heads, head_dim })?;
-        let mut rows = |cols| self.ops.new_act(room.max_rows, cols);
+        let (rows, wanted) = (room.max_rows, room.max_logits_rows);
+        let mut act = |kind, rows, cols| self.ops.new_act(kind, rows, cols);
         Ok(Memory {
             kv,
-            residual: rows(hidden)?,
-            normed: rows(hidden)?,
-            qkv: rows(self.config.qkv_width())?,
-            attention: rows(self.config.n_heads * head_dim)?,
-            delta: rows(hidden)?,
-            gate_up: rows(2 * intermediate)?,
-            activated: rows(intermediate)?,
-            last: self.ops.new_act(room.max_logits_rows, hidden)?,
-            logits: self.ops.new_act(room.max_logits_rows, vocab)?,
+            residual: act(ActKind::Residual, rows, hidden)?,
+            normed: act(ActKind::Hidden, rows, hidden)?,
+            qkv: act(ActKind::Hidden, rows, self.config.qkv_width())?,
+            attention: act(ActKind::Hidden, rows, self.config.n_heads * head_dim)?,
+            delta: act(ActKind::Between, rows, hidden)?,
+            gate_up: act(ActKind::Between, rows, 2 * intermediate)?,
+            activated: act(ActKind::Hidden, rows, intermediate)?,
+            last: act(ActKind::Hidden, wanted, hidden)?,
+            logits: act(ActKind::Logits, wanted, vocab)?,
         })
     }
 
@@ -102,9 +108,8 @@ impl<O: Ops> Decoder<O> {
         for (index, layer) in layers.iter().enumerate() {
             let next_norm = layers.get(index + 1).map_or(&self.weights.final_norm, |next| &next.input_norm);
             memory.attention(ops, layer, index, (batch, &self.shape))?;
-            memory.add_and_norm(ops, &layer.mlp_norm, eps)?;
-            memory.mlp(ops, layer)?;
-            memory.add_and_norm(ops, next_norm, eps)?;
+            memory.add(ops, &layer.attention_out, (&layer.mlp_norm, eps))?;
+            memory.mlp(ops, layer, (next_norm, eps))?;
         }
         Ok(())
     }
@@ -140,7 +145,7 @@ impl<O: Ops> Memory<O> {
         }
     }
 
-    /// normed -> delta
+    /// normed -> attention
     fn attention(
         &mut self,
         ops: &mut O,
@@ -150,19 +155,19 @@ impl<O: Ops> Memory<O> {
     ) -> Result<(), StepError> {
         ops.linear(&self.normed, &layer.qkv, &mut self.qkv)?;
         ops.rope_and_store(&mut self.qkv, &mut self.kv, index, batch, shape)?;
-        ops.attention(&self.qkv, &self.kv, index, batch, shape, &mut self.attention)?;
-        ops.linear(&self.attention, &layer.attention_out, &mut self.delta)
+        ops.attention(&self.qkv, &self.kv, index, batch, shape, &mut self.attention)
     }
 
-    /// normed -> delta
-    fn mlp(&mut self, ops: &mut O, layer: &Layer<O>) -> Result<(), StepError> {
-        ops.linear(&self.normed, &layer.gate_up, &mut self.gate_up)?;
-        ops.silu_mul(&self.gate_up, &mut self.activated)?;
-        ops.linear(&self.activated, &layer.down, &mut self.delta)
+    /// attention -> residual, and its norm for what comes next.
+    fn add(&mut self, ops: &mut O, layer: &O::Linear, norm: (&O::Norm, f32)) -> Result<(), StepError> {
+        let Memory { attention, delta, residual, normed, .. } = self;
+        ops.linear_add_rms_norm((attention, layer), delta, residual, norm, normed)
     }
 
-    /// Adds delta to the residual and norms it for what comes next.
-    fn add_and_norm(&mut self, ops: &mut O, norm: &O::Norm, eps: f32) -> Result<(), StepError> {
-        ops.add_rms_norm(&mut self.residual, &self.delta, norm, eps, &mut self.normed)
+    /// normed -> residual, and its norm for what comes next.
+    fn mlp(&mut self, ops: &mut O, layer: &Layer<O>, norm: (&O::Norm, f32)) -> Result<(), StepError> {
+        let Memory { gate_up, activated, delta, residual, normed, .. } = self;
+        ops.linear_silu_mul(normed, &layer.gate_up, gate_up, activated)?;
+        ops.linear_add_rms_norm((activated, &layer.down), delta, residual, norm, normed)
     }
 }

@@ -1,12 +1,12 @@
-//! From a checkpoint's named tensors to the decoder's packed layers. Called once, by the device
-//! thread. After each layer is packed, its pages of the mapped file are let go, so that the peak
-//! memory is one copy of the weights and one layer.
+//! From named tensors (a checkpoint's, or made up) to the decoder's packed layers. Called once, by
+//! the device thread. After each layer is packed, its pages of the mapped file are let go, so that
+//! the peak memory is one copy of the weights and one layer.
 
 use super::names::{Names, Qkv, names};
 use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::ops::Ops;
-use crate::weights::{Checkpoint, LinearSource, LinearWeight};
+use crate::weights::{LinearSource, LinearWeight, WeightSource};
 
 /// Everything the forward pass multiplies with.
 pub struct Weights<O: Ops> {
@@ -28,14 +28,14 @@ pub struct Layer<O: Ops> {
     pub down: O::Linear,
 }
 
-/// Packs all layers of `checkpoint`. `progress` hears (layers done, layers in all).
+/// Packs all layers of `source`. `progress` hears (layers done, layers in all).
 pub fn load<O: Ops>(
     ops: &mut O,
     config: &ModelConfig,
-    checkpoint: &Checkpoint,
+    source: &dyn WeightSource,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Weights<O>, LoadError> {
-    let mut loader = Loader { ops, config, checkpoint, names: names(config.family) };
+    let mut loader = Loader { ops, config, source, names: names(config.family) };
     let mut layers = Vec::with_capacity(config.n_layers);
     for index in 0..config.n_layers {
         progress(index, config.n_layers);
@@ -50,7 +50,7 @@ pub fn load<O: Ops>(
 struct Loader<'a, O: Ops> {
     ops: &'a mut O,
     config: &'a ModelConfig,
-    checkpoint: &'a Checkpoint,
+    source: &'a dyn WeightSource,
     names: &'static Names,
 }
 
@@ -70,32 +70,43 @@ impl<O: Ops> Loader<'_, O> {
             qkv: self.linear(&qkv, hidden)?,
             attention_out: self.linear(&[(full(names.attention_out), hidden)], q)?,
             mlp_norm: self.norm(&full(names.mlp_norm))?,
-            gate_up: self.linear(&gate_up, hidden)?,
+            gate_up: self.gate_up(&gate_up, hidden)?,
             down: self.linear(&[(full(names.down), hidden)], intermediate)?,
         })
     }
 
     fn norm(&mut self, name: &str) -> Result<O::Norm, LoadError> {
-        let weight = self.checkpoint.tensor(name, &[self.config.hidden])?;
+        let weight = self.source.tensor(name, &[self.config.hidden])?;
         self.ops.load_norm(&weight)
     }
 
     /// Packs layers that share their input side by side; `parts` are (prefix, output features).
     fn linear(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<O::Linear, LoadError> {
-        let quantization = &self.config.quantization;
-        let source = |(prefix, out_features): &(String, usize)| {
-            self.checkpoint.linear(prefix, in_features, *out_features, quantization)
-        };
-        let sources: Vec<LinearSource> = parts.iter().map(source).collect::<Result<_, _>>()?;
+        let sources = self.sources(parts, in_features)?;
         let packed = self.ops.load_linear(&sources)?;
         sources.iter().for_each(LinearSource::release);
         Ok(packed)
     }
 
+    fn gate_up(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<O::Linear, LoadError> {
+        let sources = self.sources(parts, in_features)?;
+        let packed = self.ops.load_gate_up(&sources)?;
+        sources.iter().for_each(LinearSource::release);
+        Ok(packed)
+    }
+
+    fn sources(&self, parts: &[(String, usize)], in_features: usize) -> Result<Vec<LinearSource>, LoadError> {
+        let quantization = &self.config.quantization;
+        let source = |(prefix, out_features): &(String, usize)| {
+            self.source.linear(prefix, in_features, *out_features, quantization)
+        };
+        parts.iter().map(source).collect()
+    }
+
     /// The embedding, and the head, which a tied model shares with it.
     fn embedding_and_head(&mut self) -> Result<(O::Embedding, O::Linear), LoadError> {
         let ModelConfig { vocab, hidden, tied, .. } = *self.config;
-        let table = self.checkpoint.tensor(self.names.embedding, &[vocab, hidden])?;
+        let table = self.source.tensor(self.names.embedding, &[vocab, hidden])?;
         let lm_head = match tied {
             false => self.linear(&[(self.names.lm_head.to_owned(), vocab)], hidden)?,
             true => self.ops.load_linear(&[LinearSource {

@@ -1,9 +1,11 @@
 //! The arithmetic that the decoder is written against. One implementation a device: `reference`
-//! (scalar, readable, the oracle of the tests), `cpu` (fast); CUDA joins them behind a feature.
+//! (scalar, readable, the oracle of the tests), `cpu` (fast), and under the feature `cuda` that of
+//! `crate::cuda`.
 //!
-//! Rules for every implementation: a row's result depends on that row's inputs only, never on the
-//! number of rows, their order, the number of threads or how a prompt was cut into chunks; reduction
-//! order is fixed; nothing is allocated after `new_act` / `new_kv`. Activations are float32.
+//! Rules for every implementation: reduction order is fixed, and nothing is allocated after `new_act`
+//! and `new_kv`. On the CPU activations are float32 and a row's result depends on that row's inputs
+//! only, never on the number of rows, their order, the number of threads or how a prompt was cut into
+//! chunks; `crate::cuda` says how far it keeps to that.
 
 pub mod cpu;
 pub mod reference;
@@ -36,12 +38,24 @@ pub struct AttentionShape {
     pub logn_seq_length: Option<usize>,
 }
 
+/// What an activation holds: a device may store each kind as suits it, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActKind {
+    /// The residual stream.
+    Residual,
+    /// Input or output of a linear layer.
+    Hidden,
+    /// Lives between two operations that a device may join into one.
+    Between,
+    Logits,
+}
+
 /// What a device must be able to do for the decoder. Matrices are row-major `[rows, cols]`.
 pub trait Ops {
     /// Bytes of one stored K or V element.
     const KV_ELEMENT_BYTES: usize = size_of::<f32>();
 
-    /// Activations, float32, with room for a fixed number of rows; `set_rows` picks how many count.
+    /// Activations with room for a fixed number of rows; `set_rows` picks how many count.
     type Act;
     /// A packed linear layer `[K, N]` with optional bias.
     type Linear;
@@ -53,9 +67,13 @@ pub trait Ops {
 
     /// Packs layers that share their input, joined along N in the order given (q, k, v; gate, up).
     fn load_linear(&mut self, parts: &[LinearSource]) -> Result<Self::Linear, LoadError>;
+    /// The same for the gate and up projections of an MLP, whose outputs only `linear_silu_mul` asks for.
+    fn load_gate_up(&mut self, parts: &[LinearSource]) -> Result<Self::Linear, LoadError> {
+        self.load_linear(parts)
+    }
     fn load_norm(&mut self, weight: &Tensor) -> Result<Self::Norm, LoadError>;
     fn load_embedding(&mut self, weight: &Tensor) -> Result<Self::Embedding, LoadError>;
-    fn new_act(&mut self, max_rows: usize, cols: usize) -> Result<Self::Act, LoadError>;
+    fn new_act(&mut self, kind: ActKind, max_rows: usize, cols: usize) -> Result<Self::Act, LoadError>;
     fn new_kv(&mut self, shape: KvShape) -> Result<Self::Kv, LoadError>;
 
     /// Makes `act` a `[rows, cols]` matrix; contents are then unspecified.
@@ -88,6 +106,29 @@ pub trait Ops {
     ) -> Result<(), StepError>;
     /// `out = x W + b`.
     fn linear(&mut self, x: &Self::Act, layer: &Self::Linear, out: &mut Self::Act) -> Result<(), StepError>;
+    /// `residual += x W + b`, then `out = rms_norm(residual)`; `delta` is `[rows, hidden]` of scratch.
+    fn linear_add_rms_norm(
+        &mut self,
+        (x, layer): (&Self::Act, &Self::Linear),
+        delta: &mut Self::Act,
+        residual: &mut Self::Act,
+        (weight, eps): (&Self::Norm, f32),
+        out: &mut Self::Act,
+    ) -> Result<(), StepError> {
+        self.linear(x, layer, delta)?;
+        self.add_rms_norm(residual, delta, weight, eps, out)
+    }
+    /// `out = silu(gate) * up` of `x W + b = (gate, up)`; `gate_up` is `[rows, 2 F]` of scratch.
+    fn linear_silu_mul(
+        &mut self,
+        x: &Self::Act,
+        layer: &Self::Linear,
+        gate_up: &mut Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<(), StepError> {
+        self.linear(x, layer, gate_up)?;
+        self.silu_mul(gate_up, out)
+    }
     /// Rotates q and k of `qkv` (`[rows, (n_heads + 2 n_kv_heads) * head_dim]`), applies log-n to q,
     /// and writes k and v of every row into the cache of `layer`.
     fn rope_and_store(

@@ -13,24 +13,21 @@ use crate::executor::{Budget, Input, Row, RowOutcome, Start, Step, StepOutcome};
 use crate::memory_plan::{BLOCK_SIZE, MemoryPlan};
 use crate::sampler::{Sampled, SamplingParameters, TokenLogprob};
 
-/// The CPU computes while it would queue: one step at a time.
-const MAX_STEPS_IN_FLIGHT: u32 = 1;
-
 pub(super) fn info(info: &ShardInfo) -> proto::InfoReply {
     let config = &info.config;
     proto::InfoReply {
         architecture: config.architecture.clone(),
-        dtype: "float32".to_owned(),
+        dtype: info.device.dtype.to_owned(),
         quantize: match config.quantization {
             Quantization::None => String::new(),
             Quantization::Awq { .. } => "awq".to_owned(),
         },
-        device_type: "cpu".to_owned(),
+        device_type: info.device.device_type.to_owned(),
         vocab_size: config.vocab as u32,
         max_positions: config.max_positions as u32,
         block_size: BLOCK_SIZE as u32,
         kv_bytes_per_token: info.kv_bytes_per_token as u64,
-        max_steps_in_flight: MAX_STEPS_IN_FLIGHT,
+        max_steps_in_flight: info.device.max_steps_in_flight,
         ntk_seq_length: config.rope.ntk_seq_length.unwrap_or(0) as u32,
         rank: 0,
         world_size: 1,

@@ -27,7 +27,12 @@ impl Fixture {
         let tiny = Tiny::new(Kind::Qwen);
         let path: PathBuf = tiny.dir.path().join("shard.sock");
         let model_path = tiny.dir.path().to_path_buf();
-        let options = Options { model_path, quantize: Some("awq".into()), device: DeviceKind::Reference };
+        let options = Options {
+            model_path,
+            quantize: Some("awq".into()),
+            device: DeviceKind::Reference,
+            dummy_weights: false,
+        };
         let (device, _thread) = DeviceThread::spawn(options).unwrap().ready().await.unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         tokio::spawn(serve(listener, device, std::future::pending()));

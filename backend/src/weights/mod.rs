@@ -5,6 +5,7 @@
 
 pub mod awq;
 mod checkpoint;
+mod dummy;
 mod files;
 mod header;
 mod linear;
@@ -14,6 +15,40 @@ mod tensor;
 mod tests;
 
 pub use checkpoint::Checkpoint;
+pub use dummy::{DummyWeights, Fill};
 pub use linear::{LinearSource, LinearWeight};
 pub use mmap::MappedFile;
 pub use tensor::{DType, Storage, Tensor};
+
+use crate::config::Quantization;
+use crate::error::LoadError;
+
+/// Where `model::load` finds tensors by name.
+pub trait WeightSource {
+    /// The float tensor `name`, which must have exactly this shape.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError>;
+    /// The linear layer whose tensors start with `prefix`, stored as `quantization` says.
+    fn linear(
+        &self,
+        prefix: &str,
+        in_features: usize,
+        out_features: usize,
+        quantization: &Quantization,
+    ) -> Result<LinearSource, LoadError>;
+}
+
+impl WeightSource for Checkpoint {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        Checkpoint::tensor(self, name, shape)
+    }
+
+    fn linear(
+        &self,
+        prefix: &str,
+        in_features: usize,
+        out_features: usize,
+        quantization: &Quantization,
+    ) -> Result<LinearSource, LoadError> {
+        Checkpoint::linear(self, prefix, in_features, out_features, quantization)
+    }
+}

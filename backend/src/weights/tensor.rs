@@ -10,6 +10,8 @@ use std::sync::Arc;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::dummy::Fill;
+
 #[cfg(target_endian = "big")]
 compile_error!("checkpoints are little-endian and are read in place");
 
@@ -31,8 +33,13 @@ impl DType {
     }
 }
 
-/// Bytes that tensors lie in: a mapped file, or in tests a `Vec<u8>`.
+/// Bytes that tensors lie in: a mapped file, made-up weights, or in tests a `Vec<u8>`.
 pub trait Storage: AsRef<[u8]> + Send + Sync {
+    /// The rule that all bytes follow, if they are made up: a device may then make them itself.
+    fn fill(&self) -> Option<Fill> {
+        None
+    }
+
     /// Tells that the bytes in `range` are not needed soon. Their contents stay the same.
     fn release(&self, range: Range<usize>) {
         let _ = range;

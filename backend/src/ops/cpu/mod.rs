@@ -29,7 +29,7 @@ pub use act::CpuAct;
 pub use kv::CpuKv;
 pub use linear::CpuLinear;
 
-use super::{AttentionShape, KvShape, Ops};
+use super::{ActKind, AttentionShape, KvShape, Ops};
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
 use crate::weights::{DType, LinearSource, Tensor};
@@ -157,7 +157,7 @@ impl Ops for CpuOps {
         }
     }
 
-    fn new_act(&mut self, max_rows: usize, cols: usize) -> Result<CpuAct, LoadError> {
+    fn new_act(&mut self, _: ActKind, max_rows: usize, cols: usize) -> Result<CpuAct, LoadError> {
         self.reserve_fixed(max_rows, 0)?;
         CpuAct::new(max_rows, cols)
     }

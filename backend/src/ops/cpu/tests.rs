@@ -9,6 +9,7 @@ mod pool;
 
 use super::simd::Level;
 use super::{CpuAct, CpuOps};
+use crate::ops::ActKind;
 use crate::ops::Ops;
 use crate::weights::{DType, Tensor};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ pub fn float_tensor(dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
 
 pub fn act(ops: &mut CpuOps, cols: usize, values: &[f32]) -> CpuAct {
     let rows = values.len() / cols;
-    let mut act = ops.new_act(rows, cols).unwrap();
+    let mut act = ops.new_act(ActKind::Hidden, rows, cols).unwrap();
     ops.set_rows(&mut act, rows);
     act.values_mut().copy_from_slice(values);
     act

@@ -16,7 +16,7 @@ use attention::Rotations;
 pub use linear::Linear;
 pub use matrix::Matrix;
 
-use super::{AttentionShape, KvShape, Ops};
+use super::{ActKind, AttentionShape, KvShape, Ops};
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, Tensor};
@@ -55,7 +55,7 @@ impl Ops for ReferenceOps {
         }
     }
 
-    fn new_act(&mut self, max_rows: usize, cols: usize) -> Result<Matrix, LoadError> {
+    fn new_act(&mut self, _: ActKind, max_rows: usize, cols: usize) -> Result<Matrix, LoadError> {
         Matrix::zeros(max_rows, cols)
     }
 

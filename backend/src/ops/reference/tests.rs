@@ -159,7 +159,7 @@ fn attention_reads_the_past_through_the_block_table() {
 #[test]
 fn impossible_sizes_are_refused() {
     let mut ops = ReferenceOps::default();
-    assert!(ops.new_act(usize::MAX, 2).is_err());
+    assert!(ops.new_act(ActKind::Hidden, usize::MAX, 2).is_err());
     let shape =
         KvShape { n_layers: 1 << 20, n_blocks: 1 << 20, block_size: 32, n_kv_heads: 64, head_dim: 128 };
     assert!(ops.new_kv(shape).is_err());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::batch::{Batch, Span};
+use crate::ops::ActKind;
 use crate::ops::{AttentionShape, KvShape};
 
 const BLOCK: usize = 32;
@@ -89,7 +90,8 @@ fn run(ops: &mut CpuOps, case: Case, alone: bool) -> Vec<Vec<f32>> {
 
 fn step(ops: &mut CpuOps, case: Case, batch: &Batch, rows: &[f32], kv: &mut CpuKv) -> Vec<f32> {
     let mut qkv = act(ops, case.width(), rows);
-    let mut out = ops.new_act(batch.n_rows(), case.shape.n_heads * case.shape.head_dim).unwrap();
+    let mut out =
+        ops.new_act(ActKind::Hidden, batch.n_rows(), case.shape.n_heads * case.shape.head_dim).unwrap();
     ops.set_rows(&mut out, batch.n_rows());
     ops.begin_step(batch, &case.shape).unwrap();
     ops.rope_and_store(&mut qkv, kv, 1, batch, &case.shape).unwrap();

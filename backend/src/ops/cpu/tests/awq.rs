@@ -1,6 +1,7 @@
 //! 4-bit linear layers.
 
 use super::*;
+use crate::ops::ActKind;
 use crate::weights::{LinearSource, LinearWeight, awq};
 
 /// A random AWQ layer; `plain` is what it stands for, `[N, K]`.
@@ -49,7 +50,7 @@ fn forward(ops: &mut CpuOps, layers: &[Layer], k: usize, x: &[f32]) -> Vec<f32> 
     let n = layers.iter().map(|l| l.source.out_features).sum();
     let linear = ops.load_linear(&sources).unwrap();
     let x = act(ops, k, x);
-    let mut out = ops.new_act(x.rows(), n).unwrap();
+    let mut out = ops.new_act(ActKind::Hidden, x.rows(), n).unwrap();
     ops.set_rows(&mut out, x.rows());
     ops.linear(&x, &linear, &mut out).unwrap();
     out.values().to_vec()

@@ -1,6 +1,7 @@
 //! Linear layers stored as floats.
 
 use super::*;
+use crate::ops::ActKind;
 use crate::weights::{LinearSource, LinearWeight};
 
 fn source(dtype: DType, k: usize, n: usize, values: &[f32]) -> LinearSource {
@@ -11,7 +12,7 @@ fn source(dtype: DType, k: usize, n: usize, values: &[f32]) -> LinearSource {
 fn forward(ops: &mut CpuOps, source: &LinearSource, x: &[f32]) -> Vec<f32> {
     let linear = ops.load_linear(std::slice::from_ref(source)).unwrap();
     let x = act(ops, source.in_features, x);
-    let mut out = ops.new_act(x.rows(), source.out_features).unwrap();
+    let mut out = ops.new_act(ActKind::Hidden, x.rows(), source.out_features).unwrap();
     ops.set_rows(&mut out, x.rows());
     ops.linear(&x, &linear, &mut out).unwrap();
     out.values().to_vec()
