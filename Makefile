@@ -4,25 +4,36 @@ PORT ?= 3000
 VENV := .venv/bin/python
 LEGACY := .venv-legacy/bin/python
 
+# The CUDA kernels are built where nvcc and libclang are found; `make cuda-toolkit` installs both into .cuda/.
+# `make CARGO_FEATURES= build` leaves them out.
+ifeq ($(origin CARGO_FEATURES),undefined)
+  NVCC_FOUND := $(shell csrc/build.sh --toolkit 2>/dev/null)
+  LIBCLANG_FOUND := $(or $(LIBCLANG_PATH),$(wildcard .cuda/libclang),$(shell ldconfig -p 2>/dev/null | grep -om1 libclang))
+  CARGO_FEATURES := $(if $(and $(NVCC_FOUND),$(LIBCLANG_FOUND)),--features text-generation-backend/cuda)
+  ifneq ($(and $(NVCC_FOUND),$(if $(LIBCLANG_FOUND),,missing)),)
+    $(info nvcc is there, libclang is not: building without CUDA kernels. `make cuda-toolkit` installs it.)
+  endif
+endif
+
 .PHONY: run build test test-rust test-integration lint bench-cpu bench-router cuda-toolkit cuda-kernels clean
 
 run: build
 	target/release/text-generation-launcher --port $(PORT)
 
 build:
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bins $(CARGO_FEATURES)
 
 test: lint test-rust test-integration
 
 test-rust:
-	cargo test --release --workspace
+	cargo test --release --workspace $(CARGO_FEATURES)
 
 test-integration: build $(VENV) $(LEGACY)
 	$(VENV) -m pytest integration-tests -q
 
 lint:
 	cargo fmt --check
-	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --workspace --all-targets $(CARGO_FEATURES) -- -D warnings
 
 bench-cpu: build $(VENV)
 	cargo build --release -p text-generation-backend --example bench_cpu

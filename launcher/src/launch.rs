@@ -14,7 +14,7 @@ use crate::args::{self, Args, ServerArgs};
 use crate::checks::{self, DeviceCount};
 use crate::environment;
 use crate::error::LauncherError;
-use crate::model::{CacheVariables, HubCache, ModelSource, find_snapshot, read_folder, starter};
+use crate::model::{CacheVariables, HubCache, ModelSource, Weights, find_snapshot, read_folder, starter};
 use crate::supervise::{self, Launch, Program, Resolved, SocketFolder, StopSignals};
 
 const SHARD: &str = "text-generation-shard";
@@ -42,8 +42,8 @@ pub async fn serve(args: &Args, without_effect: &[String]) -> Result<(), Launche
         // As with TGI: stopped while downloading is stopped, not failed.
         () = signals.next() => return Ok(()),
     };
-    let facts =
-        read_folder(&folder).map_err(|reason| LauncherError::argument(format!("`model_id`: {reason}")))?;
+    let facts = read_folder(&folder, Weights::of(&args.model))
+        .map_err(|reason| LauncherError::argument(format!("`model_id`: {reason}")))?;
     checks::check_model(&facts, args.model.quantize, &args.limits)?;
     let given = args.model.shard_uds_path.as_deref();
     let sockets = SocketFolder::prepare(given, &std::env::temp_dir(), std::process::id())?;

@@ -40,6 +40,10 @@ pub struct ModelArgs {
     /// Worker threads of a shard on the CPU; all cores when absent (not a TGI flag).
     #[arg(long, env = "QUERN_THREADS")]
     pub threads: Option<NonZeroUsize>,
+    /// Random weights of the shapes that config.json gives, for measurements: no weight file is needed or read
+    /// (not a TGI flag).
+    #[arg(long, env = "QUERN_DUMMY_WEIGHTS", value_parser = BoolishValueParser::new())]
+    pub dummy_weights: bool,
     /// Arithmetic of a shard: `reference` is slow and readable, for tests (not a TGI flag).
     #[arg(long, env = "QUERN_OPS", value_enum, default_value_t = OpsChoice::Auto)]
     pub ops: OpsChoice,

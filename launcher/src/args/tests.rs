@@ -61,8 +61,12 @@ const TGI_FLAGS: &[(&str, Option<char>)] = &[
     ("enable-prefill-logprobs", None),
     ("graceful-termination-timeout", Some('g')),
 ];
-const OUR_FLAGS: &[(&str, &str)] =
-    &[("device", "QUERN_DEVICE"), ("threads", "QUERN_THREADS"), ("ops", "QUERN_OPS")];
+const OUR_FLAGS: &[(&str, &str)] = &[
+    ("device", "QUERN_DEVICE"),
+    ("threads", "QUERN_THREADS"),
+    ("ops", "QUERN_OPS"),
+    ("dummy-weights", "QUERN_DUMMY_WEIGHTS"),
+];
 
 fn parse(flags: &[&str]) -> Result<Invocation, String> {
     parse_from(std::iter::once(&"launcher").chain(flags)).map_err(|error| error.to_string())

@@ -58,6 +58,7 @@ pub enum UsageStats {
 pub enum Device {
     Auto,
     Cpu,
+    Cuda,
 }
 
 /// Values of `--ops`.

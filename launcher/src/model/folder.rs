@@ -10,17 +10,34 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::facts::ModelFacts;
+use crate::args::ModelArgs;
 
 /// A configuration or weight index beyond this is refused unread.
 const MAX_JSON_BYTES: u64 = 64 << 20;
 const INDEX: &str = "model.safetensors.index.json";
 const MISSING_SHOWN: usize = 3;
 
+/// What must be in a model folder beside its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// All weight files.
+    Whole,
+    /// Nothing: the shard makes random ones.
+    Dummy,
+}
+
+impl Weights {
+    /// What the flags ask for.
+    pub fn of(args: &ModelArgs) -> Self {
+        if args.dummy_weights { Self::Dummy } else { Self::Whole }
+    }
+}
+
 /// Facts of the model in `folder`, if the folder is complete.
 ///
 /// # Errors
 /// One sentence with what is missing or unreadable, what was expected, and what to do.
-pub fn read_folder(folder: &Path) -> Result<ModelFacts, String> {
+pub fn read_folder(folder: &Path, weights: Weights) -> Result<ModelFacts, String> {
     if !folder.is_dir() {
         return Err(format!("there is no folder {}", folder.display()));
     }
@@ -30,7 +47,9 @@ pub fn read_folder(folder: &Path) -> Result<ModelFacts, String> {
     if !config.is_object() {
         return Err(format!("config.json in {} is not a JSON object", folder.display()));
     }
-    check_weights(folder)?;
+    if weights == Weights::Whole {
+        check_weights(folder)?;
+    }
     let mut quant_files = Vec::new();
     for name in ["quant_config.json", "quantize_config.json"] {
         if let Some(content) = read_json(folder, name)? {
@@ -127,7 +146,7 @@ mod tests {
         for (name, content) in files {
             fs::write(folder.path().join(name), content).expect("written");
         }
-        read_folder(folder.path())
+        read_folder(folder.path(), Weights::Whole)
     }
 
     const INDEX_OF_TWO: &str = r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
@@ -163,8 +182,17 @@ mod tests {
             let message = check(files).expect_err(part);
             assert!(message.contains(part), "{files:?}: {message}");
         }
-        let missing = read_folder(Path::new("/no/such/folder")).expect_err("missing");
+        let missing = read_folder(Path::new("/no/such/folder"), Weights::Dummy).expect_err("missing");
         assert_eq!(missing, "there is no folder /no/such/folder");
+    }
+
+    #[test]
+    fn dummy_weights_need_a_configuration_alone() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let read = || read_folder(folder.path(), Weights::Dummy);
+        assert!(read().expect_err("empty").contains("holds no config.json"));
+        fs::write(folder.path().join("config.json"), r#"{"n_positions": 4}"#).expect("written");
+        assert_eq!(read().expect("complete").positions.map(|found| found.limit), Some(4));
     }
 
     #[test]
@@ -172,6 +200,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         fs::write(folder.path().join("config.json"), "{}").expect("written");
         std::os::unix::fs::symlink("/no/such/blob", folder.path().join("model.safetensors")).expect("linked");
-        assert!(read_folder(folder.path()).expect_err("dangling").contains("holds no *.safetensors"));
+        assert!(
+            read_folder(folder.path(), Weights::Whole)
+                .expect_err("dangling")
+                .contains("holds no *.safetensors")
+        );
     }
 }

@@ -12,7 +12,7 @@ pub mod starter;
 use std::path::{Path, PathBuf};
 
 pub use facts::{ModelFacts, Positions, QuantizationFact};
-pub use folder::read_folder;
+pub use folder::{Weights, read_folder};
 pub use hub_cache::{CacheVariables, HubCache};
 
 use crate::args::ModelArgs;
@@ -77,7 +77,7 @@ fn is_hub_id(id: &str) -> bool {
 pub fn find_snapshot(id: &str, args: &ModelArgs, cache: &HubCache) -> Result<PathBuf, LauncherError> {
     let revision = args.revision.as_deref().unwrap_or("main");
     let found = cache.snapshot(id, revision);
-    let usable = found.as_deref().map(read_folder);
+    let usable = found.as_deref().map(|folder| read_folder(folder, Weights::of(args)));
     let reason = match (found, usable) {
         (Some(path), Some(Ok(_))) => return Ok(path),
         (_, Some(Err(reason))) => format!("its snapshot in the cache is incomplete: {reason}"),

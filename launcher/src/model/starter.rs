@@ -17,7 +17,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::info;
 
-use super::folder::read_folder;
+use super::folder::{Weights, read_folder};
 use crate::convert::{self, ConvertArgs};
 use crate::error::LauncherError;
 
@@ -42,7 +42,7 @@ const LOCK_POLL: Duration = Duration::from_millis(200);
 pub async fn prepare(cache: &Path) -> Result<PathBuf, LauncherError> {
     let models = cache.join("quern").join("models");
     let folder = models.join(FOLDER);
-    if read_folder(&folder).is_ok() {
+    if read_folder(&folder, Weights::Whole).is_ok() {
         return Ok(folder);
     }
     let made = make(&models, &folder).await;
@@ -57,7 +57,7 @@ pub async fn prepare(cache: &Path) -> Result<PathBuf, LauncherError> {
 async fn make(models: &Path, folder: &Path) -> Result<(), String> {
     fs::create_dir_all(models).map_err(|error| format!("{} cannot be made: {error}", models.display()))?;
     let _lock = lock(&models.join(format!(".{FOLDER}.lock"))).await?;
-    if read_folder(folder).is_ok() {
+    if read_folder(folder, Weights::Whole).is_ok() {
         return Ok(());
     }
     let started = Instant::now();

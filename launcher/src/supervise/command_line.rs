@@ -41,6 +41,7 @@ pub fn shard_arguments(args: &Args, resolved: &Resolved) -> Vec<OsString> {
     line.value("--device", args.model.device.to_string());
     line.value("--ops", args.model.ops.to_string());
     line.number("--threads", args.model.threads);
+    line.switch("--dummy-weights", args.model.dummy_weights);
     line.switch("--json-output", args.json_output);
     line.0
 }
@@ -170,11 +171,13 @@ mod tests {
 
     #[test]
     fn each_flag_reaches_its_child() {
-        let cases: [(&[&str], &str, &str); 13] = [
+        let cases: [(&[&str], &str, &str); 15] = [
             (&["--quantize", "awq"], "--quantize=awq", ""),
             (&["--threads", "3"], "--threads=3", ""),
             (&["--ops", "reference"], "--ops=reference", ""),
             (&["--device", "cpu"], "--device=cpu", ""),
+            (&["--device", "cuda"], "--device=cuda", ""),
+            (&["--dummy-weights"], "--dummy-weights", ""),
             (&["--json-output"], "--json-output", "--json-output"),
             (&["-p", "8080"], "", "--port=8080"),
             (&["--max-input-length", "5"], "", "--max-input-tokens=5"),
