@@ -142,6 +142,7 @@ impl Args {
             max_batch_total_tokens: self.max_batch_total_tokens,
             max_batch_size: self.max_batch_size,
             max_concurrent_requests: self.max_concurrent_requests,
+            prefix_caching: false,
         }
     }
 

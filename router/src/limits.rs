@@ -18,6 +18,7 @@ pub struct LimitFlags {
     pub max_batch_total_tokens: Option<u32>,
     pub max_batch_size: Option<u32>,
     pub max_concurrent_requests: usize,
+    pub prefix_caching: bool,
 }
 
 /// Limits that contradict each other, the model or its memory.
@@ -96,6 +97,7 @@ impl LimitFlags {
             max_batch_size: self
                 .max_batch_size
                 .unwrap_or_else(|| u32::try_from(self.max_concurrent_requests).unwrap_or(u32::MAX)),
+            prefix_caching: self.prefix_caching,
         })
     }
 

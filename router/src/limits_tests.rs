@@ -14,6 +14,7 @@ fn info(max_positions: u32, device_type: &str) -> ShardInfo {
         n_blocks: 0,
         kv_bytes_per_token: 1,
         max_steps_in_flight: 1,
+        ntk_seq_length: 0,
     }
 }
 

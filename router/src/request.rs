@@ -30,6 +30,23 @@ pub struct Sampling {
     pub top_n_tokens: u32,
 }
 
+/// Whose request it is: shares of the machine and the prefix cache are apart by tenant. Holds a digest, never the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant(pub [u8; 32]);
+
+/// Who asked, and until when the answer is of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    pub tenant: Tenant,
+    /// The request ends with an error at this time, queued or running; `None` = never.
+    pub deadline: Option<Instant>,
+}
+
+impl Caller {
+    /// The tenant of requests that bring neither key nor name, without a deadline.
+    pub const ANONYMOUS: Self = Self { tenant: Tenant([0; 32]), deadline: None };
+}
+
 /// A request that passed every check: `prompt_ids` is not empty and
 /// `prompt_ids.len() + max_new_tokens <= max_total_tokens`. Only `validation` makes one.
 #[derive(Debug, Clone)]
@@ -40,6 +57,7 @@ pub struct ValidRequest {
     pub(crate) max_new_tokens: u32,
     /// Tokens that end the generation with `FinishReason::Eos`; empty = never.
     pub(crate) eos_ids: Arc<[u32]>,
+    pub(crate) caller: Caller,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,6 +103,12 @@ pub enum GenerationError {
     /// The shard reported an error for this sequence or step, or died.
     #[error("Request failed during generation: Server error: {0}")]
     Shard(String),
+    /// The shard died twice at the same place of this request, the last time with nothing beside it.
+    #[error("this request ended the model's process {crashes} times and is not tried again")]
+    Quarantined { crashes: u32 },
+    /// The caller's deadline passed, in the queue or while running.
+    #[error("the time given by x-request-timeout-ms has passed")]
+    DeadlinePassed,
     /// The server is stopping.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -104,6 +128,8 @@ pub struct ShardInfo {
     pub n_blocks: u32,
     pub kv_bytes_per_token: u64,
     pub max_steps_in_flight: u32,
+    /// Prompts beyond this length change the keys' rotary base (Qwen v1's dynamic NTK); 0 = never.
+    pub ntk_seq_length: u32,
 }
 
 /// Token limits after defaults are resolved against the model and the plan.
@@ -115,6 +141,8 @@ pub struct Limits {
     pub max_batch_total_tokens: u64,
     /// Sequences running at once.
     pub max_batch_size: u32,
+    /// Whether sequences may share the KV blocks of a common beginning (`--prefix-caching`).
+    pub prefix_caching: bool,
 }
 
 /// Age of the engine's last progress, for health.

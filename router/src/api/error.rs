@@ -23,6 +23,11 @@ pub enum ApiError {
     /// The shard failed the request; the text is complete.
     #[error("{0}")]
     Generation(String),
+    /// The request killed the shard repeatedly; the text is complete.
+    #[error("Request failed during generation: Server error: {0}")]
+    Quarantined(String),
+    #[error("Request failed during generation: {0}")]
+    DeadlinePassed(String),
     #[error("Incomplete generation")]
     Incomplete,
     #[error("Incomplete generation stream")]
@@ -58,6 +63,8 @@ impl From<GenerationError> for ApiError {
     fn from(error: GenerationError) -> Self {
         match error {
             GenerationError::Shard(_) => Self::Generation(error.to_string()),
+            GenerationError::Quarantined { .. } => Self::Quarantined(error.to_string()),
+            GenerationError::DeadlinePassed => Self::DeadlinePassed(error.to_string()),
             GenerationError::ShuttingDown => Self::Unavailable("The server is shutting down"),
         }
     }
@@ -81,7 +88,10 @@ impl ApiError {
         match self {
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Generation(_) => StatusCode::FAILED_DEPENDENCY,
-            Self::Incomplete | Self::IncompleteStream | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Incomplete | Self::IncompleteStream | Self::Internal | Self::Quarantined(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::DeadlinePassed(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Unhealthy | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Body(status, _) => *status,
@@ -98,7 +108,8 @@ impl ApiError {
         match self {
             Self::Validation(_) | Self::Body(..) => "validation",
             Self::Overloaded => "overloaded",
-            Self::Generation(_) => "generation",
+            Self::Generation(_) | Self::Quarantined(_) => "generation",
+            Self::DeadlinePassed(_) => "timeout",
             Self::Incomplete => "incomplete_generation",
             Self::IncompleteStream => "incomplete_generation_stream",
             Self::Template(_) => "template_error",
@@ -118,7 +129,8 @@ impl ApiError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Overloaded => "overloaded",
-            Self::Generation(_) => "generation",
+            Self::Generation(_) | Self::Quarantined(_) => "generation",
+            Self::DeadlinePassed(_) => "timeout",
             Self::Incomplete | Self::IncompleteStream | Self::Internal => "incomplete",
             Self::Template(_) => "template",
             Self::Unhealthy | Self::Unavailable(_) => "unavailable",

@@ -29,6 +29,8 @@ pub(super) enum Event {
     ShardLost(String),
     /// Refuse new requests; answer when the last one has ended.
     Drain(oneshot::Sender<()>),
+    /// A request's deadline has passed.
+    Deadline,
     /// Every handle and every generation is gone.
     Abandoned,
 }
@@ -106,6 +108,13 @@ impl<L: ShardLink> Driver<L> {
     }
 
     async fn next_event(&mut self) -> Event {
+        let deadline = self.engine.next_deadline();
+        let passed = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             reply = self.link.recv() => match reply {
@@ -113,6 +122,7 @@ impl<L: ShardLink> Driver<L> {
                 Err(error) => Event::ShardLost(error.to_string()),
             },
             event = self.events.recv_async() => event.unwrap_or(Event::Abandoned),
+            () = passed => Event::Deadline,
         }
     }
 
@@ -133,6 +143,7 @@ impl<L: ShardLink> Driver<L> {
             Event::ShardReply(outcome) => self.shard_reply(outcome),
             Event::ShardLost(reason) => self.shard_lost(reason),
             Event::Drain(done) => self.draining.push(done),
+            Event::Deadline => self.outbox.extend(self.engine.expire(Instant::now())),
             Event::Abandoned => self.stop = Some(Ok(())),
         }
     }
@@ -153,7 +164,7 @@ impl<L: ShardLink> Driver<L> {
     }
 
     fn shard_lost(&mut self, reason: String) {
-        self.outbox.extend(self.engine.shard_lost(&reason));
+        self.outbox.extend(self.engine.fail_all(&GenerationError::Shard(reason.clone())));
         self.sent.drain(..).for_each(|step| self.metrics.failed(step));
         self.stop = Some(Err(DriverError::ShardLost(reason)));
     }

@@ -56,6 +56,7 @@ fn info(max_steps_in_flight: u32) -> ShardInfo {
         n_blocks: 16,
         kv_bytes_per_token: 1,
         max_steps_in_flight,
+        ntk_seq_length: 0,
     }
 }
 
@@ -65,6 +66,7 @@ const LIMITS: Limits = Limits {
     max_batch_prefill_tokens: 32,
     max_batch_total_tokens: 64,
     max_batch_size: 2,
+    prefix_caching: true,
 };
 
 type Stopped = tokio::task::JoinHandle<Result<(), DriverError>>;

@@ -27,6 +27,12 @@ pub struct EngineConfig {
     pub n_blocks: u32,
     /// Steps sent to the shard before its reply to the first of them.
     pub max_steps_in_flight: u32,
+    /// Whether sequences share the blocks of a common beginning.
+    pub prefix_caching: bool,
+    /// Prompts beyond this length have keys of their own (see `ShardInfo`); 0 = none have.
+    pub ntk_seq_length: u32,
+    /// Longest sequence.
+    pub max_total_tokens: u32,
 }
 
 impl EngineConfig {
@@ -59,6 +65,9 @@ impl EngineConfig {
             block_size: info.block_size,
             n_blocks: info.n_blocks,
             max_steps_in_flight: info.max_steps_in_flight,
+            prefix_caching: limits.prefix_caching,
+            ntk_seq_length: info.ntk_seq_length,
+            max_total_tokens: limits.max_total_tokens,
         })
     }
 }

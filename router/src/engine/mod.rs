@@ -6,15 +6,17 @@
 mod block_pool;
 mod config;
 mod queue;
+mod running;
 mod scheduler;
 mod sequence;
 mod step;
+mod suspicion;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 pub use config::{EngineConfig, EngineConfigError};
@@ -22,8 +24,8 @@ pub use sequence::SeqId;
 pub use step::{PlannedRow, PlannedStep, RowInput, RowOutcome, SampledToken, StartSequence, StepOutcome};
 
 use crate::request::{GenerationError, GenerationEvent, ValidRequest};
-use queue::Waiting;
 use scheduler::Scheduler;
+use sequence::Sequence;
 
 /// Events for the requests' receivers, in order of generation.
 pub type Events = Vec<(SeqId, GenerationEvent)>;
@@ -44,9 +46,13 @@ pub struct Engine {
     scheduler: Scheduler,
     /// Oldest first; at most `max_steps_in_flight`.
     in_flight: VecDeque<InFlightStep>,
-    /// Ended since the last planned step.
-    forget: Vec<SeqId>,
     next_step_id: u64,
+    /// False from the loss of a shard to the plan of the next one.
+    has_shard: bool,
+    /// Sequences that are replayed one by one, see `suspicion`.
+    suspects: BTreeSet<SeqId>,
+    /// Of every request that has one.
+    deadlines: BTreeSet<(Instant, SeqId)>,
 }
 
 #[derive(Debug)]
@@ -59,6 +65,8 @@ struct InFlightStep {
 struct InFlightRow {
     seq_id: SeqId,
     sample: bool,
+    /// Tokens of the sequence in the KV cache after the row.
+    n_tokens: usize,
 }
 
 impl Engine {
@@ -66,118 +74,163 @@ impl Engine {
         Self {
             scheduler: Scheduler::new(config),
             in_flight: VecDeque::new(),
-            forget: Vec::new(),
             next_step_id: 1,
+            has_shard: true,
+            suspects: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
         }
     }
 
     /// Queues a request under an id that was never used before.
     pub fn submit(&mut self, seq_id: SeqId, request: ValidRequest, now: Instant) {
-        self.scheduler.queue.push(Waiting { seq_id, request, queued: now });
+        self.deadlines.extend(request.caller.deadline.map(|deadline| (deadline, seq_id)));
+        self.scheduler.queue.push(Sequence::new(seq_id, request, now));
     }
 
     /// The next step to send, or `None` when enough steps are in flight or there is nothing to do.
     pub fn plan_step(&mut self, now: Instant) -> Option<PlannedStep> {
-        if self.in_flight.len() >= self.scheduler.config.max_steps_in_flight as usize {
+        let full = self.in_flight.len() >= self.scheduler.config.max_steps_in_flight as usize;
+        let on_trial = self.suspects.first().copied();
+        if full || !self.has_shard || on_trial.is_some_and(|suspect| self.has_others_in_flight(suspect)) {
             return None;
         }
-        let rows = self.scheduler.plan_rows(now);
+        let rows = self.scheduler.plan_rows(on_trial, now);
         if rows.is_empty() {
             return None;
         }
         let step_id = self.next_step_id;
         self.next_step_id += 1;
-        let sent = rows.iter().map(|row| InFlightRow { seq_id: row.seq_id, sample: row.sample });
+        let sent = rows.iter().map(|row| InFlightRow {
+            seq_id: row.seq_id,
+            sample: row.sample,
+            n_tokens: row.position as usize + row.input.n_tokens(),
+        });
         self.in_flight.push_back(InFlightStep { step_id, rows: sent.collect() });
-        Some(PlannedStep { step_id, forget: std::mem::take(&mut self.forget), rows })
+        Some(PlannedStep { step_id, forget: std::mem::take(&mut self.scheduler.forget), rows })
+    }
+
+    fn has_others_in_flight(&self, seq_id: SeqId) -> bool {
+        self.in_flight.iter().flat_map(|step| &step.rows).any(|row| row.seq_id != seq_id)
     }
 
     /// Takes the shard's answer to the oldest step in flight.
     ///
     /// # Errors
-    /// When it is no such answer; the caller must treat the shard as lost.
+    /// When it is no such answer; nothing is taken from it, and the caller must treat the shard as lost.
     pub fn apply(&mut self, outcome: StepOutcome, now: Instant) -> Result<Events, StepMismatch> {
         let step_id = outcome.step_id;
-        let step = match self.in_flight.pop_front() {
+        let expected = self.in_flight.front().map(|step| step.step_id);
+        let step = match self.in_flight.front() {
             Some(step) if step.step_id == step_id => step,
-            other => {
-                return Err(StepMismatch::Step { expected: other.map(|step| step.step_id), got: step_id });
-            }
+            _ => return Err(StepMismatch::Step { expected, got: step_id }),
         };
-        let mut events = Events::with_capacity(outcome.results.len());
-        let mut results = outcome.results.into_iter().peekable();
-        for row in step.rows {
-            let result = results.next_if(|result| result.seq_id == row.seq_id).map(|r| r.result);
-            match result {
-                None if row.sample => {
-                    return Err(StepMismatch::Missing { step_id, seq_id: row.seq_id.0 });
-                }
-                Some(Ok(_)) if !row.sample => {
-                    return Err(StepMismatch::Unexpected { step_id, seq_id: row.seq_id.0 });
-                }
-                result => events.extend(self.apply_row(row.seq_id, result, now)),
-            }
-        }
-        match results.next() {
-            Some(extra) => Err(StepMismatch::Unexpected { step_id, seq_id: extra.seq_id.0 }),
-            None => Ok(events),
-        }
+        let results = step.pair(outcome.results)?;
+        let rows = self.in_flight.pop_front().map(|step| step.rows).unwrap_or_default();
+        let replies = rows.into_iter().zip(results);
+        Ok(replies.filter_map(|(row, result)| self.apply_row(&row, result, now)).collect())
     }
 
     fn apply_row(
         &mut self,
-        seq_id: SeqId,
+        row: &InFlightRow,
         result: Option<Result<SampledToken, String>>,
         now: Instant,
     ) -> Option<(SeqId, GenerationEvent)> {
-        let sequence = self.scheduler.running.get_mut(&seq_id)?;
-        let was_live = sequence.row_replied();
-        let event = match result {
-            Some(Ok(sampled)) if was_live => Some(sequence.accept(sampled, now)),
-            Some(Err(message)) if was_live => {
-                sequence.end();
-                Some(GenerationEvent::Failed(GenerationError::Shard(message)))
+        let sequence = self.scheduler.sequence_mut(row.seq_id)?;
+        sequence.row_replied(row.sample);
+        let (event, ended) = match result {
+            None => (None, false),
+            Some(Ok(sampled)) => {
+                let (event, ended) = sequence.accept(sampled, now);
+                (Some(event), ended)
             }
-            _ => None,
+            Some(Err(message)) => (Some(GenerationEvent::Failed(GenerationError::Shard(message))), true),
         };
-        self.forget_if_done(seq_id);
-        event.map(|event| (seq_id, event))
+        sequence.suspicion.passed(row.n_tokens);
+        let cleared = !sequence.suspicion.is_suspect();
+        if ended {
+            self.end(row.seq_id);
+        } else if cleared && self.suspects.remove(&row.seq_id) && !self.suspects.is_empty() {
+            // The next suspect must have the shard to itself.
+            self.scheduler.preempt(row.seq_id);
+        }
+        event.map(|event| (row.seq_id, event))
     }
 
-    /// Ends a request whose receiver is gone: no event follows. Ended or unknown ids are ignored.
+    /// Takes a sequence out for good; false when there is none.
+    fn end(&mut self, seq_id: SeqId) -> bool {
+        self.suspects.remove(&seq_id);
+        let Some(sequence) = self.scheduler.remove(seq_id) else { return false };
+        if let Some(deadline) = sequence.request.caller.deadline {
+            self.deadlines.remove(&(deadline, seq_id));
+        }
+        true
+    }
+
+    /// Ends a request whose receiver is gone: no event follows, and its blocks are free for the next step.
+    /// Ended or unknown ids are ignored.
     pub fn cancel(&mut self, seq_id: SeqId) {
-        if self.scheduler.queue.remove(seq_id) {
-            return;
-        }
-        if let Some(sequence) = self.scheduler.running.get_mut(&seq_id) {
-            sequence.end();
-            self.forget_if_done(seq_id);
-        }
+        self.end(seq_id);
     }
 
-    fn forget_if_done(&mut self, seq_id: SeqId) {
-        if self.scheduler.running.get(&seq_id).is_some_and(|sequence| sequence.can_be_forgotten()) {
-            self.scheduler.forget(seq_id);
-            self.forget.push(seq_id);
-        }
+    /// When `expire` has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Fails every running and waiting request; afterwards the engine is as new, with all blocks free.
-    pub fn shard_lost(&mut self, reason: &str) -> Events {
+    /// Ends every request whose deadline is `now` or earlier.
+    pub fn expire(&mut self, now: Instant) -> Events {
         let mut events = Events::new();
-        for (seq_id, sequence) in std::mem::take(&mut self.scheduler.running) {
-            if sequence.is_live() {
-                events.push((seq_id, GenerationEvent::Failed(GenerationError::Shard(reason.to_string()))));
-            }
-            self.scheduler.pool.release(sequence.into_blocks());
+        while let Some((_, seq_id)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now)
+        {
+            self.end(seq_id);
+            events.push((seq_id, GenerationEvent::Failed(GenerationError::DeadlinePassed)));
         }
-        while let Some(waiting) = self.scheduler.queue.pop() {
-            let failed = GenerationEvent::Failed(GenerationError::Shard(reason.to_string()));
-            events.push((waiting.seq_id, failed));
-        }
-        self.in_flight.clear();
-        self.forget.clear();
         events
+    }
+
+    /// The shard is gone, and with it every block and every answer in flight. Sequences go back to the
+    /// queue, to be replayed from their token ids once `plan_changed` tells of the next shard; requests
+    /// may come, go and expire meanwhile. The events name those that are not tried again because they
+    /// have killed the shard (see `suspicion`).
+    pub fn shard_lost(&mut self) -> Events {
+        self.has_shard = false;
+        let mut in_fatal_step = BTreeMap::<SeqId, usize>::new();
+        for row in self.in_flight.drain(..).flat_map(|step| step.rows) {
+            let place = in_fatal_step.entry(row.seq_id).or_default();
+            *place = row.n_tokens.max(*place);
+        }
+        self.scheduler.lose_blocks();
+        let alone = in_fatal_step.len() == 1;
+        let mut events = Events::new();
+        for (seq_id, place) in in_fatal_step {
+            let Some(sequence) = self.scheduler.sequence_mut(seq_id) else { continue };
+            sequence.suspicion.crashed(place);
+            let (is_suspect, crashes) = (sequence.suspicion.is_suspect(), sequence.suspicion.crashes());
+            if is_suspect && alone {
+                self.end(seq_id);
+                events.push((seq_id, GenerationEvent::Failed(GenerationError::Quarantined { crashes })));
+            } else if is_suspect {
+                self.suspects.insert(seq_id);
+            }
+        }
+        events
+    }
+
+    /// A shard is there (again), with `config`'s blocks, all of them free.
+    pub fn plan_changed(&mut self, config: EngineConfig) {
+        self.scheduler.plan_changed(config);
+        self.has_shard = true;
+    }
+
+    /// Fails every request for the same reason, when no shard will come any more.
+    pub fn fail_all(&mut self, error: &GenerationError) -> Events {
+        self.scheduler.lose_blocks();
+        self.in_flight.clear();
+        let ended = self.scheduler.queue.drain();
+        self.deadlines.clear();
+        self.suspects.clear();
+        ended.map(|sequence| (sequence.seq_id, GenerationEvent::Failed(error.clone()))).collect()
     }
 
     /// Sequences that own blocks.
@@ -201,5 +254,31 @@ impl Engine {
     /// True when no request is running or waiting.
     pub fn is_idle(&self) -> bool {
         self.scheduler.running.is_empty() && self.scheduler.queue.is_empty()
+    }
+}
+
+impl InFlightStep {
+    /// The shard's results, one for each row.
+    fn pair(
+        &self,
+        results: Vec<RowOutcome>,
+    ) -> Result<Vec<Option<Result<SampledToken, String>>>, StepMismatch> {
+        let step_id = self.step_id;
+        let mut results = results.into_iter().peekable();
+        let mut paired = Vec::with_capacity(self.rows.len());
+        for InFlightRow { seq_id, sample, .. } in &self.rows {
+            let result = results.next_if(|result| result.seq_id == *seq_id).map(|r| r.result);
+            match result {
+                None if *sample => return Err(StepMismatch::Missing { step_id, seq_id: seq_id.0 }),
+                Some(Ok(_)) if !sample => {
+                    return Err(StepMismatch::Unexpected { step_id, seq_id: seq_id.0 });
+                }
+                result => paired.push(result),
+            }
+        }
+        match results.next() {
+            Some(extra) => Err(StepMismatch::Unexpected { step_id, seq_id: extra.seq_id.0 }),
+            None => Ok(paired),
+        }
     }
 }

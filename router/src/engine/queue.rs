@@ -1,43 +1,43 @@
-//! Requests that wait for blocks and a place in the batch, first come first served.
+//! Sequences that wait for blocks and a place in the batch, first come first served.
 //!
 //! Called by the engine and its scheduler. Holds no blocks and knows no budget.
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::collections::BTreeMap;
 
-use super::sequence::SeqId;
-use crate::request::ValidRequest;
+use super::sequence::{SeqId, Sequence};
 
-#[derive(Debug)]
-pub struct Waiting {
-    pub seq_id: SeqId,
-    pub request: ValidRequest,
-    pub queued: Instant,
-}
-
+/// Waiting sequences by seniority: one that was preempted is back at its old place.
 #[derive(Debug, Default)]
 pub struct Queue {
-    waiting: VecDeque<Waiting>,
+    waiting: BTreeMap<SeqId, Sequence>,
 }
 
 impl Queue {
-    pub fn push(&mut self, waiting: Waiting) {
-        self.waiting.push_back(waiting);
+    pub fn push(&mut self, sequence: Sequence) {
+        self.waiting.insert(sequence.seq_id, sequence);
     }
 
-    /// The request to admit next.
-    pub fn front(&self) -> Option<&Waiting> {
-        self.waiting.front()
+    /// The sequence to admit next.
+    pub fn front(&self) -> Option<&Sequence> {
+        self.waiting.values().next()
     }
 
-    pub fn pop(&mut self) -> Option<Waiting> {
-        self.waiting.pop_front()
+    pub fn get_mut(&mut self, seq_id: SeqId) -> Option<&mut Sequence> {
+        self.waiting.get_mut(&seq_id)
     }
 
-    /// Takes a request out wherever it stands; false when it does not wait.
-    pub fn remove(&mut self, seq_id: SeqId) -> bool {
-        let place = self.waiting.iter().position(|waiting| waiting.seq_id == seq_id);
-        place.and_then(|i| self.waiting.remove(i)).is_some()
+    /// Takes a sequence out wherever it stands.
+    pub fn remove(&mut self, seq_id: SeqId) -> Option<Sequence> {
+        self.waiting.remove(&seq_id)
+    }
+
+    /// Takes out every sequence, seniors first.
+    pub fn drain(&mut self) -> impl Iterator<Item = Sequence> + use<> {
+        std::mem::take(&mut self.waiting).into_values()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
+        self.waiting.values_mut()
     }
 
     pub fn len(&self) -> usize {

@@ -1,158 +1,138 @@
-//! One running sequence: what was planned for it, what came back, which blocks it owns.
+//! One sequence for its whole life: its request, the tokens it has got, the replies still to come.
 //!
-//! The scheduler asks it for its next row, the engine feeds it sampled tokens. It counts planned and
-//! received samples apart, because a step may be planned before the reply to the one before it.
+//! It holds no blocks: while it runs a `Running` wraps it, and when it is preempted or its shard dies it
+//! goes back to the queue as it is, to be replayed from its token ids.
 
+use std::ops::Range;
 use std::time::Instant;
 
-use super::block_pool::BlockTable;
-use super::queue::Waiting;
-use super::step::{PlannedRow, RowInput, SampledToken, StartSequence};
+use super::step::SampledToken;
+use super::suspicion::Suspicion;
 use crate::request::{FinishReason, GenerationEvent, Timing, ValidRequest};
 
-/// Names a sequence for its whole life; never reused.
+/// Names a sequence for its whole life; never reused. A smaller id came earlier and so is senior.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 
 #[derive(Debug)]
 pub struct Sequence {
-    seq_id: SeqId,
-    request: ValidRequest,
-    timing: Timing,
-    blocks: BlockTable,
-    /// Prompt tokens given to steps so far.
-    n_prompt_planned: usize,
-    /// Samples that planned steps will bring or have brought; never more than `max_new_tokens`.
-    n_samples_planned: u32,
-    /// Samples received.
-    n_generated: u32,
+    pub seq_id: SeqId,
+    pub request: ValidRequest,
+    queued: Instant,
+    /// When the first step with tokens of it was planned.
+    started: Option<Instant>,
+    generated: Vec<u32>,
     /// Planned rows whose reply has not come.
     n_rows_in_flight: u32,
-    /// Finished, failed or cancelled: plans no more rows, and replies to it are ignored.
-    ended: bool,
-}
-
-/// KV tokens a request can ever need. Every token of the sequence is an input of some step, and so
-/// written to the KV cache, except the last one generated: `max_new_tokens` ends the sequence there.
-pub fn kv_tokens(request: &ValidRequest) -> usize {
-    request.prompt_ids.len() + request.max_new_tokens as usize - 1
+    /// Those of them that sample.
+    n_samples_in_flight: u32,
+    pub suspicion: Suspicion,
 }
 
 impl Sequence {
-    /// `blocks` hold at least `kv_tokens` positions.
-    pub fn admit(waiting: Waiting, blocks: BlockTable, now: Instant) -> Self {
+    pub fn new(seq_id: SeqId, request: ValidRequest, queued: Instant) -> Self {
         Self {
-            seq_id: waiting.seq_id,
-            request: waiting.request,
-            timing: Timing { queued: waiting.queued, started: now },
-            blocks,
-            n_prompt_planned: 0,
-            n_samples_planned: 0,
-            n_generated: 0,
+            seq_id,
+            request,
+            queued,
+            started: None,
+            generated: Vec::new(),
             n_rows_in_flight: 0,
-            ended: false,
+            n_samples_in_flight: 0,
+            suspicion: Suspicion::default(),
         }
     }
 
-    /// Plans the sequence's share of a step that has room for `prompt_budget` more prompt tokens.
-    /// `None` when there is nothing to compute: no budget, all samples planned, or ended.
-    pub fn plan_row(&mut self, prompt_budget: usize) -> Option<PlannedRow> {
-        let prompt_len = self.request.prompt_ids.len();
-        let row = if self.ended {
-            return None;
-        } else if self.n_prompt_planned < prompt_len {
-            self.plan_chunk(prompt_budget)?
-        } else if self.n_samples_planned < self.request.max_new_tokens {
-            self.decode_row(prompt_len)
-        } else {
-            return None;
-        };
-        self.n_samples_planned += u32::from(row.sample);
+    pub fn prompt_len(&self) -> usize {
+        self.request.prompt_ids.len()
+    }
+
+    /// Tokens known: the prompt and what came back.
+    pub fn len(&self) -> usize {
+        self.prompt_len() + self.generated.len()
+    }
+
+    /// Positions whose K and V it can ever need. Every token is the input of some step except the last
+    /// one generated: `max_new_tokens` ends the sequence there.
+    pub fn max_kv_tokens(&self) -> usize {
+        self.prompt_len() + self.request.max_new_tokens as usize - 1
+    }
+
+    /// Token ids at `range`, which lies within `len()`.
+    pub fn ids(&self, range: Range<usize>) -> Vec<u32> {
+        let (prompt, Range { start, end }) = (&self.request.prompt_ids, range);
+        let n = prompt.len();
+        [&prompt[start.min(n)..end.min(n)], &self.generated[start.saturating_sub(n)..end.saturating_sub(n)]]
+            .concat()
+    }
+
+    /// True when as many samples are planned or received as the request wants.
+    pub fn is_fully_planned(&self) -> bool {
+        self.generated.len() as u64 + u64::from(self.n_samples_in_flight)
+            >= u64::from(self.request.max_new_tokens)
+    }
+
+    /// False while a reply can still add a token, so that a replay would begin too early.
+    pub fn is_settled(&self) -> bool {
+        self.n_rows_in_flight == 0
+    }
+
+    /// The first call counts: later ones are replays.
+    pub fn mark_started(&mut self, now: Instant) {
+        self.started.get_or_insert(now);
+    }
+
+    pub fn row_planned(&mut self, sample: bool) {
         self.n_rows_in_flight += 1;
-        Some(row)
+        self.n_samples_in_flight += u32::from(sample);
     }
 
-    fn plan_chunk(&mut self, prompt_budget: usize) -> Option<PlannedRow> {
-        let prompt_len = self.request.prompt_ids.len();
-        let start = self.n_prompt_planned;
-        let end = prompt_len.min(start + prompt_budget);
-        if end == start {
-            return None;
-        }
-        self.n_prompt_planned = end;
-        let first = start == 0;
-        Some(PlannedRow {
-            seq_id: self.seq_id,
-            start: first.then(|| StartSequence {
-                sampling: self.request.sampling.clone(),
-                prompt_length: prompt_len as u32,
-            }),
-            position: start as u32,
-            new_blocks: if first { self.blocks.as_slice().to_vec() } else { Vec::new() },
-            input: RowInput::Prompt { ids: self.request.prompt_ids.clone(), chunk: start..end },
-            sample: end == prompt_len,
-        })
-    }
-
-    fn decode_row(&self, prompt_len: usize) -> PlannedRow {
-        PlannedRow {
-            seq_id: self.seq_id,
-            start: None,
-            position: prompt_len as u32 + self.n_samples_planned - 1,
-            new_blocks: Vec::new(),
-            input: RowInput::LastSampled,
-            sample: true,
-        }
-    }
-
-    /// Counts the reply to one of the rows; false when the sequence had ended before it.
-    pub fn row_replied(&mut self) -> bool {
+    pub fn row_replied(&mut self, sample: bool) {
         self.n_rows_in_flight -= 1;
-        !self.ended
+        self.n_samples_in_flight -= u32::from(sample);
     }
 
-    /// Takes the next sampled token; ends the sequence where TGI does: at `max_new_tokens` first
+    /// No reply to a row in flight will come any more.
+    pub fn forget_rows_in_flight(&mut self) {
+        self.n_rows_in_flight = 0;
+        self.n_samples_in_flight = 0;
+    }
+
+    /// Takes the next sampled token; the sequence ends where TGI's does: at `max_new_tokens` first
     /// (even when that token is an end-of-sequence token), then at an end-of-sequence token.
-    pub fn accept(&mut self, sampled: SampledToken, now: Instant) -> GenerationEvent {
-        self.n_generated += 1;
-        let finish = if self.n_generated >= self.request.max_new_tokens {
+    pub fn accept(&mut self, sampled: SampledToken, now: Instant) -> (GenerationEvent, bool) {
+        self.generated.push(sampled.token.id);
+        let finish = if self.generated.len() as u64 >= u64::from(self.request.max_new_tokens) {
             Some(FinishReason::Length)
         } else if self.request.eos_ids.contains(&sampled.token.id) {
             Some(FinishReason::Eos)
         } else {
             None
         };
-        self.ended = finish.is_some();
-        GenerationEvent::Token {
-            token: sampled.token,
-            top: sampled.top,
-            finish,
-            timing: self.timing,
-            at: now,
+        let timing = Timing { queued: self.queued, started: self.started.unwrap_or(now) };
+        let event =
+            GenerationEvent::Token { token: sampled.token, top: sampled.top, finish, timing, at: now };
+        (event, finish.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{request, sampled};
+
+    #[test]
+    fn ids_run_from_the_prompt_into_what_was_generated() {
+        let now = Instant::now();
+        let mut sequence = Sequence::new(SeqId(1), request(3, 9, false), now);
+        for id in [8, 9] {
+            sequence.accept(sampled(id), now);
         }
-    }
-
-    pub fn seq_id(&self) -> SeqId {
-        self.seq_id
-    }
-
-    /// False once it finished, failed or was cancelled.
-    pub fn is_live(&self) -> bool {
-        !self.ended
-    }
-
-    /// Fails or cancels it.
-    pub fn end(&mut self) {
-        self.ended = true;
-    }
-
-    /// True when no step still in flight can write to its blocks and none will be planned.
-    pub fn can_be_forgotten(&self) -> bool {
-        self.ended && self.n_rows_in_flight == 0
-    }
-
-    /// Gives up the blocks, to release them.
-    pub fn into_blocks(self) -> BlockTable {
-        self.blocks
+        let all = [1, 2, 3, 8, 9];
+        for start in 0..=all.len() {
+            for end in start..=all.len() {
+                assert_eq!(sequence.ids(start..end), all[start..end], "{start}..{end}");
+            }
+        }
     }
 }

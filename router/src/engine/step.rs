@@ -3,8 +3,6 @@
 //! The shard link turns these into protocol messages and back; the scheduler and the engine make and
 //! read them. Plain data: nothing here decides or waits.
 
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::sequence::SeqId;
@@ -22,9 +20,9 @@ pub struct PlannedStep {
 }
 
 impl PlannedStep {
-    /// True when the step holds tokens of a prompt (alone or beside decodes).
+    /// True when the step holds tokens of a prompt or of a replay (alone or beside decodes).
     pub fn is_prefill(&self) -> bool {
-        self.rows.iter().any(|row| matches!(row.input, RowInput::Prompt { .. }))
+        self.rows.iter().any(|row| matches!(row.input, RowInput::Tokens(_)))
     }
 
     /// Sequences whose first row this is.
@@ -37,7 +35,7 @@ impl PlannedStep {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedRow {
     pub seq_id: SeqId,
-    /// With a sequence's first row, and only then.
+    /// With a sequence's first row, and with the first one after the shard forgot it (a replay).
     pub start: Option<StartSequence>,
     /// Of the first input token, counted from 0.
     pub position: u32,
@@ -52,16 +50,27 @@ pub struct PlannedRow {
 #[derive(Debug, Clone, PartialEq)]
 pub struct StartSequence {
     pub sampling: Sampling,
-    /// Tokens of the whole prompt, whatever the first chunk's size.
+    /// Tokens of the whole prompt, whatever the first chunk's size; the same in every replay.
     pub prompt_length: u32,
+    /// Tokens before the row's position: their K and V are in the first blocks already.
+    pub cached_ids: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowInput {
-    /// The prompt's tokens at positions `chunk`.
-    Prompt { ids: Arc<[u32]>, chunk: Range<usize> },
+    /// A chunk of the prompt, or of a sequence that is replayed.
+    Tokens(Vec<u32>),
     /// The token the shard sampled last for this sequence.
     LastSampled,
+}
+
+impl RowInput {
+    pub fn n_tokens(&self) -> usize {
+        match self {
+            Self::Tokens(ids) => ids.len(),
+            Self::LastSampled => 1,
+        }
+    }
 }
 
 /// A shard's answer to one step.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{EngineConfig, PlannedStep, RowInput, RowOutcome, SampledToken, SeqId, StepOutcome};
-use crate::request::{Sampling, TokenLogprob, ValidRequest};
+use crate::request::{Caller, Sampling, TokenLogprob, ValidRequest};
 
 /// A request of `n_prompt` tokens; token 0 ends it when `eos`.
 pub(crate) fn request(n_prompt: u32, max_new_tokens: u32, eos: bool) -> ValidRequest {
@@ -25,6 +25,7 @@ pub(crate) fn request(n_prompt: u32, max_new_tokens: u32, eos: bool) -> ValidReq
         },
         max_new_tokens,
         eos_ids: eos_ids.into(),
+        caller: Caller::ANONYMOUS,
     }
 }
 
@@ -35,6 +36,9 @@ pub(crate) fn config() -> EngineConfig {
         block_size: 4,
         n_blocks: 32,
         max_steps_in_flight: 1,
+        prefix_caching: true,
+        ntk_seq_length: 0,
+        max_total_tokens: 65,
     }
 }
 
@@ -54,7 +58,7 @@ pub(crate) type Row = (u64, u32, usize, bool);
 
 pub(crate) fn rows(step: &PlannedStep) -> Vec<Row> {
     let n_tokens = |input: &RowInput| match input {
-        RowInput::Prompt { chunk, .. } => chunk.len(),
+        RowInput::Tokens(ids) => ids.len(),
         RowInput::LastSampled => 0,
     };
     step.rows.iter().map(|row| (row.seq_id.0, row.position, n_tokens(&row.input), row.sample)).collect()

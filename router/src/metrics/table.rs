@@ -40,9 +40,18 @@ pub struct Row {
 
 const NO_LABEL: &[&str] = &[""];
 const METHODS: &[&str] = &["prefill", "decode"];
-/// Values of `err`: TGI's, then "unavailable" for requests refused while loading or stopping.
-pub const FAILURES: &[&str] =
-    &["overloaded", "validation", "template", "incomplete", "generation", "dropped", "unavailable"];
+/// Values of `err`: TGI's, then "unavailable" for requests refused while loading or stopping, and
+/// "timeout" for those whose deadline passed.
+pub const FAILURES: &[&str] = &[
+    "overloaded",
+    "validation",
+    "template",
+    "incomplete",
+    "generation",
+    "dropped",
+    "unavailable",
+    "timeout",
+];
 
 const fn counter(name: &'static str, help: &'static str) -> Row {
     Row { name, kind: Kind::Counter, help, label: "", values: NO_LABEL }

@@ -22,9 +22,7 @@ pub(super) fn step_to_proto(step: PlannedStep) -> proto::StepRequest {
 
 fn row_to_proto(row: PlannedRow) -> proto::Row {
     let input = match row.input {
-        RowInput::Prompt { ids, chunk } => {
-            proto::row::Input::TokenIds(proto::TokenIds { ids: ids[chunk].to_vec() })
-        }
+        RowInput::Tokens(ids) => proto::row::Input::TokenIds(proto::TokenIds { ids }),
         RowInput::LastSampled => proto::row::Input::LastSampled(proto::LastSampled {}),
     };
     proto::Row {
@@ -41,7 +39,7 @@ fn start_to_proto(start: StartSequence) -> proto::StartSequence {
     proto::StartSequence {
         sampling: Some(sampling_to_proto(start.sampling)),
         prompt_length: start.prompt_length,
-        cached_ids: Vec::new(),
+        cached_ids: start.cached_ids,
     }
 }
 
@@ -77,6 +75,7 @@ pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, Shard
         n_blocks: 0,
         kv_bytes_per_token: info.kv_bytes_per_token,
         max_steps_in_flight: info.max_steps_in_flight,
+        ntk_seq_length: info.ntk_seq_length,
     })
 }
 
@@ -141,21 +140,20 @@ mod tests {
     }
 
     #[test]
-    fn a_row_carries_its_chunk_of_the_prompt() {
-        let row = |input, start| PlannedRow {
+    fn a_row_carries_its_tokens_or_says_that_the_shard_has_them() {
+        let row = |input| PlannedRow {
             seq_id: SeqId(5),
-            start,
+            start: None,
             position: 2,
             new_blocks: vec![8],
             input,
             sample: true,
         };
-        let prompt = RowInput::Prompt { ids: vec![10, 11, 12, 13].into(), chunk: 2..4 };
-        let got = row_to_proto(row(prompt, None));
+        let got = row_to_proto(row(RowInput::Tokens(vec![12, 13])));
         let ids = proto::TokenIds { ids: vec![12, 13] };
         assert_eq!(got.input, Some(proto::row::Input::TokenIds(ids)));
         assert_eq!((got.sequence_id, got.position, got.new_blocks, got.sample), (5, 2, vec![8], true));
-        let got = row_to_proto(row(RowInput::LastSampled, None));
+        let got = row_to_proto(row(RowInput::LastSampled));
         assert_eq!(got.input, Some(proto::row::Input::LastSampled(proto::LastSampled {})));
     }
 }

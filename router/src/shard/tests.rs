@@ -99,6 +99,7 @@ fn limits(max_total_tokens: u32) -> Limits {
         max_batch_prefill_tokens: 16,
         max_batch_total_tokens: 0,
         max_batch_size: 8,
+        prefix_caching: true,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::request::{Limits, Sampling, ValidRequest};
+use crate::request::{Caller, Limits, ValidRequest};
 use crate::text::{Encoding, Prompt, PromptPart, TextError, Tokenizer};
 use rules::{Rules, SamplingChoice};
 
@@ -84,6 +84,7 @@ pub struct Draft {
     pub grammar: bool,
     /// Used when the client gave no seed.
     pub random_seed: u64,
+    pub caller: Caller,
 }
 
 impl Draft {
@@ -99,6 +100,7 @@ impl Draft {
             top_n_tokens: 0,
             grammar: false,
             random_seed,
+            caller: Caller::ANONYMOUS,
         }
     }
 }
@@ -112,6 +114,18 @@ pub struct Accepted {
     pub max_new_tokens: u32,
     /// Only when the request samples: what `details.seed` echoes.
     pub seed: Option<u64>,
+}
+
+impl Accepted {
+    fn new(request: ValidRequest, stop: Vec<String>) -> Self {
+        Self {
+            input_tokens: request.prompt_ids.len() as u32, // <= max_input_tokens, a u32
+            max_new_tokens: request.max_new_tokens,
+            seed: request.sampling.do_sample.then_some(request.sampling.seed),
+            request,
+            stop,
+        }
+    }
 }
 
 /// Texts longer than this are tokenized on a blocking thread: below, the hop costs more than the work.
@@ -156,21 +170,20 @@ impl Validator {
         let max_new_tokens = rules::check_lengths(ids.len(), draft.max_new_tokens, &self.limits)?;
         rules::check_unsupported(draft.grammar, draft.best_of)?;
         self.check_ids(&ids)?;
-        Ok(self.accept(ids, max_new_tokens, sampling, draft.stop))
+        let request = ValidRequest {
+            prompt_ids: ids.into(),
+            sampling,
+            max_new_tokens,
+            eos_ids: self.eos_ids.clone(),
+            caller: draft.caller,
+        };
+        Ok(Accepted::new(request, draft.stop))
     }
 
     /// Encodes raw text as `inputs` are encoded, for /tokenize.
     pub async fn encode(&self, text: String) -> Result<Encoding, Refusal> {
         let bytes = text.len();
         self.run(bytes, move |tokenizer| tokenizer.encode(&text, true)).await
-    }
-
-    fn accept(&self, ids: Vec<u32>, max_new_tokens: u32, sampling: Sampling, stop: Vec<String>) -> Accepted {
-        let seed = sampling.do_sample.then_some(sampling.seed);
-        let input_tokens = ids.len() as u32; // <= max_input_tokens, a u32
-        let eos_ids = self.eos_ids.clone();
-        let request = ValidRequest { prompt_ids: ids.into(), sampling, max_new_tokens, eos_ids };
-        Accepted { request, stop, input_tokens, max_new_tokens, seed }
     }
 
     async fn ids(&self, input: Input) -> Result<Vec<u32>, Refusal> {

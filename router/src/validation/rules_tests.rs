@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
     max_batch_prefill_tokens: 100,
     max_batch_total_tokens: 1000,
     max_batch_size: 8,
+    prefix_caching: true,
 };
 
 fn draft(edit: impl FnOnce(&mut Draft)) -> Draft {

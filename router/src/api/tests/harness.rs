@@ -30,6 +30,7 @@ pub const LIMITS: Limits = Limits {
     max_batch_prefill_tokens: 100,
     max_batch_total_tokens: 4096,
     max_batch_size: 16,
+    prefix_caching: true,
 };
 
 const INFO: fn() -> ShardInfo = || ShardInfo {
@@ -43,6 +44,7 @@ const INFO: fn() -> ShardInfo = || ShardInfo {
     n_blocks: 256,
     kv_bytes_per_token: 1,
     max_steps_in_flight: 1,
+    ntk_seq_length: 0,
 };
 
 /// What the shard does for one prompt.
@@ -62,7 +64,9 @@ struct ScriptedShard {
 }
 
 struct Playing {
-    tokens: std::vec::IntoIter<u32>,
+    prompt: Vec<u32>,
+    /// Its script, once the prompt is complete.
+    tokens: Option<std::vec::IntoIter<u32>>,
     top_n: u32,
 }
 
@@ -99,10 +103,22 @@ impl ScriptedShard {
     fn run(&mut self, step: &PlannedStep) -> Option<Vec<RowOutcome>> {
         let mut results = Vec::new();
         for row in &step.rows {
-            if let (Some(start), RowInput::Prompt { ids, .. }) = (&row.start, &row.input) {
-                let Script::Tokens(tokens) = script(&self.tokenizer.decode(ids, false)) else { return None };
-                let playing = Playing { tokens: tokens.into_iter(), top_n: start.sampling.top_n_tokens };
+            if let Some(start) = &row.start {
+                let playing = Playing {
+                    prompt: start.cached_ids.clone(),
+                    tokens: None,
+                    top_n: start.sampling.top_n_tokens,
+                };
                 self.sequences.insert(row.seq_id, playing);
+            }
+            let playing = self.sequences.get_mut(&row.seq_id).expect("started");
+            if let RowInput::Tokens(ids) = &row.input {
+                playing.prompt.extend(ids);
+            }
+            if row.sample && playing.tokens.is_none() {
+                let prompt = self.tokenizer.decode(&playing.prompt, false);
+                let Script::Tokens(tokens) = script(&prompt) else { return None };
+                playing.tokens = Some(tokens.into_iter());
             }
             results.extend(row.sample.then(|| self.sample(row)));
         }
@@ -111,10 +127,11 @@ impl ScriptedShard {
 
     fn sample(&mut self, row: &PlannedRow) -> RowOutcome {
         let playing = self.sequences.get_mut(&row.seq_id).expect("started");
-        let result = playing.tokens.next().ok_or_else(|| "out of script".to_string()).map(|id| {
-            let candidate = |i: u32| TokenLogprob { id: id + i, logprob: -0.5 - i as f32 };
-            SampledToken { token: candidate(0), top: (0..playing.top_n).map(candidate).collect() }
-        });
+        let result =
+            playing.tokens.as_mut().and_then(Iterator::next).ok_or("out of script".to_string()).map(|id| {
+                let candidate = |i: u32| TokenLogprob { id: id + i, logprob: -0.5 - i as f32 };
+                SampledToken { token: candidate(0), top: (0..playing.top_n).map(candidate).collect() }
+            });
         RowOutcome { seq_id: row.seq_id, result }
     }
 }

@@ -77,7 +77,6 @@ impl Parameters {
     /// The request that validation sees.
     pub fn draft(self, input: Input, random_seed: u64) -> Draft {
         Draft {
-            input,
             best_of: self.best_of,
             choice: SamplingChoice {
                 do_sample: self.do_sample,
@@ -95,7 +94,7 @@ impl Parameters {
             truncate: self.truncate,
             top_n_tokens: self.top_n_tokens.unwrap_or(0),
             grammar: self.grammar.is_some(),
-            random_seed,
+            ..Draft::new(input, random_seed)
         }
     }
 }

@@ -4,3 +4,5 @@
 mod histories;
 mod naive_shard;
 mod policy;
+mod recovery;
+mod world;

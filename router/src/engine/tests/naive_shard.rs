@@ -1,7 +1,8 @@
 //! A shard that computes nothing and checks everything the step protocol promises it.
 //!
-//! It remembers who wrote each KV slot, so a block that is shared or reused too early shows up as a
-//! position of a sequence that holds someone else's token.
+//! What it stores for a position is a digest of all tokens up to it, and the token it "samples" is that
+//! digest too, as with a model: so a block that is shared wrongly, reused too early or believed to be
+//! computed shows up at once, and a replay that loses or repeats a token gives another answer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -11,41 +12,46 @@ use crate::engine::{PlannedRow, PlannedStep, RowInput, RowOutcome, SeqId, StepOu
 
 #[derive(Debug, Default)]
 struct Known {
+    ids: Vec<u32>,
     blocks: Vec<u32>,
     prompt_length: u32,
-    next_position: u32,
-    /// The last row sampled.
-    has_sample: bool,
+    /// Sampled by the last row, and not yet an input.
+    last_sampled: Option<u32>,
     failed: bool,
 }
 
 #[derive(Debug)]
 pub struct NaiveShard {
     block_size: u32,
-    last_step_id: u64,
+    /// Prompts beyond it have other keys; 0 = none have.
+    ntk_seq_length: u32,
+    last_step_id: Option<u64>,
     known: BTreeMap<SeqId, Known>,
-    /// Owner and position of what each (block, offset) holds.
-    kv: HashMap<(u32, u32), (SeqId, u32)>,
+    /// What each (block, offset) holds.
+    kv: HashMap<(u32, u32), u64>,
 }
 
-/// The token that sequence `seq_id` has at `position`; one in five is the end-of-sequence token 0.
-pub fn token_at(seq_id: SeqId, position: u32) -> u32 {
-    let mixed = (seq_id.0 << 32 | u64::from(position)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 40) as u32 % 5
+/// Digests of a sequence's tokens up to each of them, and of what the rotary base does to its keys.
+fn digests(ids: &[u32], ntk_seq_length: u32, prompt_length: u32) -> impl Iterator<Item = u64> {
+    let mut doublings = 0;
+    while ntk_seq_length > 0 && prompt_length > ntk_seq_length << doublings {
+        doublings += 1;
+    }
+    let mix = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ids.iter().scan(mix(1, doublings), move |hash, &id| {
+        *hash = mix(*hash, u64::from(id) + 1);
+        Some(*hash)
+    })
+}
+
+/// The token after `ids`, which are at least one; one in nine is the end-of-sequence token 0.
+pub fn token_after(ids: &[u32], ntk_seq_length: u32, prompt_length: u32) -> u32 {
+    (digests(ids, ntk_seq_length, prompt_length).last().expect("not empty") >> 33) as u32 % 9
 }
 
 impl NaiveShard {
-    pub fn new(block_size: u32) -> Self {
-        Self::after(block_size, 0)
-    }
-
-    /// A fresh shard that takes the place of one that was sent steps up to `last_step_id`.
-    pub fn after(block_size: u32, last_step_id: u64) -> Self {
-        Self { block_size, last_step_id, known: BTreeMap::new(), kv: HashMap::new() }
-    }
-
-    pub fn last_step_id(&self) -> u64 {
-        self.last_step_id
+    pub fn new(block_size: u32, ntk_seq_length: u32) -> Self {
+        Self { block_size, ntk_seq_length, last_step_id: None, known: BTreeMap::new(), kv: HashMap::new() }
     }
 
     pub fn n_known(&self) -> usize {
@@ -54,8 +60,10 @@ impl NaiveShard {
 
     /// Runs a step; the row at `fail` (if there is one) fails, and so do its sequence's later rows.
     pub fn execute(&mut self, step: &PlannedStep, fail: Option<usize>) -> StepOutcome {
-        assert_eq!(step.step_id, self.last_step_id + 1, "steps are numbered without a gap");
-        self.last_step_id = step.step_id;
+        if let Some(last) = self.last_step_id {
+            assert_eq!(step.step_id, last + 1, "steps are numbered without a gap");
+        }
+        self.last_step_id = Some(step.step_id);
         for seq_id in &step.forget {
             assert!(self.known.remove(seq_id).is_some(), "{seq_id:?} is forgotten once, after its start");
         }
@@ -77,43 +85,46 @@ impl NaiveShard {
 
     fn run_row(&mut self, row: &PlannedRow) -> u32 {
         if let Some(start) = &row.start {
-            let known = Known { prompt_length: start.prompt_length, ..Known::default() };
+            let ids = start.cached_ids.clone();
+            let known = Known { ids, prompt_length: start.prompt_length, ..Known::default() };
             assert!(self.known.insert(row.seq_id, known).is_none(), "a start comes once");
         }
         let known = self.known.get_mut(&row.seq_id).expect("the first row carries a start");
-        assert_eq!(row.position, known.next_position, "positions follow each other");
+        assert_eq!(row.position as usize, known.ids.len(), "positions follow each other");
         known.blocks.extend(&row.new_blocks);
-        let n_tokens = match &row.input {
-            RowInput::Prompt { ids, chunk } => {
-                assert_eq!(chunk.start as u32, row.position);
-                assert_eq!(ids.len() as u32, known.prompt_length);
-                chunk.len() as u32
+        match &row.input {
+            RowInput::Tokens(ids) => {
+                assert!(!ids.is_empty());
+                known.ids.extend(ids);
             }
             RowInput::LastSampled => {
-                assert!(known.has_sample, "there is a last sampled token");
-                1
+                known.ids.push(known.last_sampled.expect("there is a last sampled token"));
             }
-        };
-        assert!(n_tokens > 0);
-        known.next_position += n_tokens;
-        known.has_sample = row.sample;
-        assert_eq!(row.sample, known.next_position >= known.prompt_length, "only a whole prompt samples");
-        self.write_kv(row.seq_id, row.position);
-        token_at(row.seq_id, self.known[&row.seq_id].next_position)
+        }
+        assert!(
+            !row.sample || known.ids.len() >= known.prompt_length as usize,
+            "only a whole prompt samples"
+        );
+        let token = token_after(&known.ids, self.ntk_seq_length, known.prompt_length);
+        known.last_sampled = row.sample.then_some(token);
+        self.write_kv(row.seq_id, row.position as usize);
+        token
     }
 
-    /// Writes the row's tokens, then checks that all of the sequence is still there.
-    fn write_kv(&mut self, seq_id: SeqId, from: u32) {
+    /// Checks that the KV cache holds what the sequence believes it does, then writes the row's.
+    fn write_kv(&mut self, seq_id: SeqId, from: usize) {
         let known = &self.known[&seq_id];
-        let slot = |position: u32| {
-            let block = known.blocks.get((position / self.block_size) as usize);
-            (*block.expect("the block table covers every position"), position % self.block_size)
+        let slot = |position: usize| {
+            let block = known.blocks.get(position / self.block_size as usize);
+            (*block.expect("the block table covers every position"), position as u32 % self.block_size)
         };
-        for position in from..known.next_position {
-            self.kv.insert(slot(position), (seq_id, position));
-        }
-        for position in 0..known.next_position {
-            assert_eq!(self.kv[&slot(position)], (seq_id, position), "KV of another sequence");
+        let contents = digests(&known.ids, self.ntk_seq_length, known.prompt_length);
+        for (position, content) in contents.enumerate() {
+            if position >= from {
+                self.kv.insert(slot(position), content);
+            } else {
+                assert_eq!(self.kv.get(&slot(position)), Some(&content), "{seq_id:?} lost {position}");
+            }
         }
     }
 }
