@@ -121,6 +121,7 @@ impl Bench {
             new_blocks,
             input: Some(Input::Tokens(tokens)),
             sample: true,
+            score_ids: Vec::new(),
         }
     }
 
@@ -146,6 +147,7 @@ impl Bench {
                 new_blocks: Vec::new(),
                 input: Some(Input::LastSampled),
                 sample: true,
+                score_ids: Vec::new(),
             };
             total += self.step(sequences.iter().map(row).collect(), Vec::new())?;
         }

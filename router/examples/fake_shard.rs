@@ -76,6 +76,7 @@ impl Shard for FakeShard {
             ntk_seq_length: 0,
             rank: 0,
             world_size: 1,
+            scores: false,
         }))
     }
 
@@ -172,6 +173,7 @@ fn make_reply(args: &Args, step: proto::StepRequest, step_time: Duration) -> pro
         step_id: step.step_id,
         results: results.collect(),
         compute_ns: step_time.as_nanos() as u64,
+        scores: Vec::new(),
     }
 }
 

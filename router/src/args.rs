@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser};
 
+use crate::api::compat::Compat;
 use crate::limits::{LimitError, LimitFlags};
 use crate::validation::rules::Rules;
 
@@ -111,6 +112,12 @@ pub struct Args {
     /// Whether POST / returns the prompt too when a request does not say.
     #[arg(long, env, action = ArgAction::Set, default_value_t = true, value_parser = BoolishValueParser::new())]
     pub compat_return_full_text: bool,
+    /// Whether known faults of TGI are corrected, or kept for clients that depend on them.
+    #[arg(long, env, value_enum, default_value_t = Compat::Fixed)]
+    pub tgi_compat: Compat,
+    /// With --tgi-compat=strict: fill `prefill` for requests with `decoder_input_details`. Otherwise it is always filled.
+    #[arg(long, env, value_parser = BoolishValueParser::new())]
+    pub enable_prefill_logprobs: bool,
 }
 
 impl Args {
@@ -146,11 +153,13 @@ impl Args {
         }
     }
 
-    pub fn rules(&self) -> Rules {
+    /// `prompt_logprobs`: whether the shard can report them.
+    pub fn rules(&self, prompt_logprobs: bool) -> Rules {
         Rules {
             max_best_of: self.max_best_of,
             max_stop_sequences: self.max_stop_sequences,
             max_top_n_tokens: self.max_top_n_tokens,
+            prompt_logprobs,
         }
     }
 

@@ -15,6 +15,7 @@ fn info(max_positions: u32, device_type: &str) -> ShardInfo {
         kv_bytes_per_token: 1,
         max_steps_in_flight: 1,
         ntk_seq_length: 0,
+        scores: true,
     }
 }
 

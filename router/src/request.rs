@@ -58,6 +58,9 @@ pub struct ValidRequest {
     /// Tokens that end the generation with `FinishReason::Eos`; empty = never.
     pub(crate) eos_ids: Arc<[u32]>,
     pub(crate) caller: Caller,
+    /// Report the log-probability of every prompt token but the first: the whole prompt is computed,
+    /// nothing of it taken from a prefix cache.
+    pub(crate) prompt_logprobs: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -94,6 +97,12 @@ pub enum GenerationEvent {
         /// When the driver got the token from the shard.
         at: Instant,
     },
+    /// Before the first token: log-probabilities of the prompt's tokens from `position` (at least 1) on,
+    /// under the model's own logits. A position that comes twice brings the same value.
+    PromptLogprobs {
+        position: usize,
+        logprobs: Vec<f32>,
+    },
     Failed(GenerationError),
 }
 
@@ -128,6 +137,8 @@ pub struct ShardInfo {
     pub n_blocks: u32,
     pub kv_bytes_per_token: u64,
     pub max_steps_in_flight: u32,
+    /// Whether it can report log-probabilities of prompt tokens.
+    pub scores: bool,
     /// Prompts beyond this length change the keys' rotary base (Qwen v1's dynamic NTK); 0 = never.
     pub ntk_seq_length: u32,
 }

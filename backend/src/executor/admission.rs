@@ -44,6 +44,8 @@ pub struct AdmittedRow {
     /// Of the first token.
     pub position: usize,
     pub sample: bool,
+    /// No longer than `tokens`.
+    pub score_ids: Vec<u32>,
 }
 
 /// The checks of one step's rows, and what the step holds so far.
@@ -105,6 +107,7 @@ impl<'a> Admission<'a> {
         if let RowTokens::Ids(ids) = &tokens {
             self.check_ids(ids)?;
         }
+        self.check_scores(&row.score_ids, tokens.len())?;
         let end = row.position.saturating_add(tokens.len());
         if end > self.limits.max_total_tokens {
             let longest = self.limits.max_total_tokens;
@@ -112,6 +115,13 @@ impl<'a> Admission<'a> {
         }
         self.check_blocks(row, sequence, end)?;
         Ok(tokens)
+    }
+
+    fn check_scores(&self, score_ids: &[u32], n_tokens: usize) -> Result<(), String> {
+        if score_ids.len() > n_tokens {
+            return Err(format!("{} tokens to score after {n_tokens} input tokens", score_ids.len()));
+        }
+        self.check_ids(score_ids)
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<(), String> {

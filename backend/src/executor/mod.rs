@@ -11,16 +11,16 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use step::{Input, Row, RowOutcome, Start, Step, StepOutcome};
+pub use step::{Input, Row, RowOutcome, RowScores, Start, Step, StepOutcome};
 
 use crate::error::{LoadError, StepError};
 use crate::memory_plan::{self, BLOCK_SIZE, KvDefault, MemoryPlan, PlanInputs};
 use crate::model::decoder::{Decoder, Memory, Room};
 use crate::ops::Ops;
-use crate::sampler::{Draw, Sampled, Sampler};
+use crate::sampler::{self, Draw, Sampled, Sampler};
 use admission::{Admission, AdmittedRow, Limits};
 use micro_batch::MicroBatch;
-use sequence::{LastSampled, SequenceTable};
+use sequence::{LastSampled, Sequence, SequenceTable};
 
 /// Rows of one forward pass: enough to reuse every weight many times, few enough that the
 /// activations stay in a cache.
@@ -160,13 +160,13 @@ impl<O: Ops> Executor<O> {
         self.sequences.forget(&step.forget);
 
         let ids: Vec<u64> = step.rows.iter().map(|row| row.sequence_id).collect();
-        let mut results: Vec<Option<Result<Sampled, String>>> = vec![None; ids.len()];
+        let mut results = vec![RowResult::default(); ids.len()];
         let mut admission = Admission::new(self.decoder.config(), &planned.limits);
         let mut rows = Vec::with_capacity(ids.len());
         for (row, result) in step.rows.into_iter().zip(&mut results) {
             match self.sequences.admit(row, &mut admission) {
                 Ok(row) => rows.push(row),
-                Err(fault) => *result = Some(Err(fault)),
+                Err(fault) => result.outcome = Some(Err(fault)),
             }
         }
         for micro_batch in micro_batch::cut(&rows, &self.sequences, planned.max_rows) {
@@ -178,10 +178,37 @@ impl<O: Ops> Executor<O> {
             };
             run.micro_batch(&micro_batch, &rows, &mut results)?;
         }
-        let outcome =
-            |(sequence_id, result): (u64, Option<_>)| Some(RowOutcome { sequence_id, result: result? });
-        Ok(StepOutcome { step_id, results: ids.into_iter().zip(results).filter_map(outcome).collect() })
+        Ok(step_outcome(step_id, ids.into_iter().zip(results)))
     }
+}
+
+/// What one row of a step gave so far.
+#[derive(Debug, Clone, Default)]
+struct RowResult {
+    outcome: Option<Result<Sampled, String>>,
+    logprobs: Vec<f32>,
+}
+
+fn step_outcome(step_id: u64, rows: impl Iterator<Item = (u64, RowResult)>) -> StepOutcome {
+    let mut outcome = StepOutcome { step_id, results: Vec::new(), scores: Vec::new() };
+    for (sequence_id, RowResult { outcome: result, logprobs }) in rows {
+        if !logprobs.is_empty() && !matches!(result, Some(Err(_))) {
+            outcome.scores.push(RowScores { sequence_id, logprobs });
+        }
+        outcome.results.extend(result.map(|result| RowOutcome { sequence_id, result }));
+    }
+    outcome
+}
+
+/// Chooses the sequence's next token.
+fn sample(sampler: &mut Sampler, sequence: &mut Sequence, logits: &[f32]) -> Result<Sampled, String> {
+    let draw = Draw { parameters: &sequence.sampling, counts: &sequence.counts, position: sequence.n_tokens };
+    let sampled = sampler.sample(logits, &draw);
+    sequence.last_sampled = match &sampled {
+        Ok(sampled) => LastSampled::Token(sampled.token.id),
+        Err(_) => LastSampled::Nothing,
+    };
+    sampled.map_err(|error| error.to_string())
 }
 
 /// What one micro-batch works with.
@@ -198,27 +225,27 @@ impl<O: Ops> Run<'_, O> {
         &mut self,
         micro_batch: &MicroBatch,
         rows: &[AdmittedRow],
-        results: &mut [Option<Result<Sampled, String>>],
+        results: &mut [RowResult],
     ) -> Result<(), StepError> {
         let (max, memory) = (self.planned.max_logits_rows, &mut self.planned.memory);
         self.decoder.forward(memory, &micro_batch.batch)?;
-        let wanted = micro_batch.batch.logits_rows.chunks(max).zip(micro_batch.sampling.chunks(max));
-        for (logits_rows, sampling) in wanted {
+        let chunks = micro_batch.batch.logits_rows.chunks(max).zip(micro_batch.wanted.chunks(max));
+        for (logits_rows, wanted) in chunks {
             self.decoder.logits(memory, logits_rows)?;
-            for (i, row) in sampling.iter().map(|&index| &rows[index]).enumerate() {
+            for (i, wanted) in wanted.iter().enumerate() {
+                let row = &rows[wanted.row];
                 let logits = self.decoder.read_logits(memory, i)?;
+                let result = &mut results[row.index];
+                if let Some(token) = wanted.score {
+                    match sampler::logprob(&logits, token) {
+                        Ok(logprob) => result.logprobs.push(logprob),
+                        Err(error) => result.outcome = Some(Err(error.to_string())),
+                    }
+                }
                 let Some(sequence) = self.sequences.get_mut(row.sequence_id) else { continue };
-                let draw = Draw {
-                    parameters: &sequence.sampling,
-                    counts: &sequence.counts,
-                    position: sequence.n_tokens,
-                };
-                let sampled = self.sampler.sample(&logits, &draw);
-                sequence.last_sampled = match &sampled {
-                    Ok(sampled) => LastSampled::Token(sampled.token.id),
-                    Err(_) => LastSampled::Nothing,
-                };
-                results[row.index] = Some(sampled.map_err(|error| error.to_string()));
+                if wanted.sample && result.outcome.is_none() {
+                    result.outcome = Some(sample(self.sampler, sequence, &logits));
+                }
             }
         }
         Ok(())

@@ -115,7 +115,7 @@ impl SequenceTable {
             // The device counts it, too.
             RowTokens::OnDevice => sequence.n_tokens += 1,
         }
-        let Row { sequence_id, position, sample, .. } = row;
-        Ok(AdmittedRow { index, sequence_id, tokens, position, sample })
+        let Row { sequence_id, position, sample, score_ids, .. } = row;
+        Ok(AdmittedRow { index, sequence_id, tokens, position, sample, score_ids })
     }
 }

@@ -26,6 +26,8 @@ pub struct Row {
     pub input: Option<Input>,
     /// Sample after the last input token.
     pub sample: bool,
+    /// Tokens whose log-probability is wanted after each of the first input tokens.
+    pub score_ids: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,15 @@ pub struct Start {
 pub struct StepOutcome {
     pub step_id: u64,
     pub results: Vec<RowOutcome>,
+    /// One a row with `score_ids` that did not fail, in the rows' order.
+    pub scores: Vec<RowScores>,
+}
+
+/// Log-probabilities of a row's `score_ids` under the model's own logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowScores {
+    pub sequence_id: u64,
+    pub logprobs: Vec<f32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
+mod scores;
+
 use super::admission::RowTokens;
-use super::micro_batch::cut;
+use super::micro_batch::{Wanted, cut};
 use super::*;
 use crate::config::ModelConfig;
 use crate::model::tiny::{Kind, NTK_SEQ_LENGTH, Tiny};
@@ -101,12 +103,14 @@ fn first_row(id: u64, tokens: &[u32]) -> Row {
         new_blocks: (0..4).map(|b| (id as u32 % 4) * 4 + 3 - b).collect(),
         input: Some(Input::Tokens(tokens.to_vec())),
         sample: true,
+        score_ids: vec![],
     }
 }
 
 fn next_row(id: u64, position: usize) -> Row {
     let input = Some(Input::LastSampled);
-    Row { sequence_id: id, start: None, position, new_blocks: vec![], input, sample: true }
+    let (new_blocks, score_ids) = (vec![], vec![]);
+    Row { sequence_id: id, start: None, position, new_blocks, input, sample: true, score_ids }
 }
 
 #[test]
@@ -336,7 +340,7 @@ proptest! {
         let admitted: Vec<AdmittedRow> = lengths.iter().zip(0..).map(&mut admit).collect();
         let mut seen: Vec<Vec<u32>> = vec![vec![]; lengths.len()];
         let mut sampled = vec![];
-        for MicroBatch { batch, sampling } in cut(&admitted, table, max_rows) {
+        for MicroBatch { batch, wanted } in cut(&admitted, table, max_rows) {
             prop_assert!(batch.n_rows() > 0 && batch.n_rows() <= max_rows);
             let mut next_row = 0;
             for span in &batch.spans {
@@ -348,13 +352,13 @@ proptest! {
                 seen[owner].extend_from_slice(&batch.tokens[span.first_row..][..span.n_rows]);
                 next_row += span.n_rows;
                 if let Some(at) = batch.logits_rows.iter().position(|&row| row + 1 == next_row) {
-                    prop_assert_eq!(sampling[at], owner);
+                    prop_assert_eq!(wanted[at], Wanted { row: owner, sample: true, score: None });
                     prop_assert_eq!(seen[owner].len(), lengths[owner]);
                     sampled.push(owner);
                 }
             }
             prop_assert_eq!(next_row, batch.n_rows());
-            prop_assert_eq!(batch.logits_rows.len(), sampling.len());
+            prop_assert_eq!(batch.logits_rows.len(), wanted.len());
         }
         for (row, seen) in admitted.iter().zip(&seen) {
             prop_assert_eq!(&row.tokens, &RowTokens::Ids(seen.clone()));

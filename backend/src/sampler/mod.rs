@@ -161,6 +161,15 @@ impl Sampler {
     }
 }
 
+/// Log-probability of `token` under the model's own `logits` `[vocab]`.
+///
+/// # Errors
+/// Logits that are not finite.
+pub fn logprob(logits: &[f32], token: u32) -> Result<f32, NotFinite> {
+    let max = softmax::finite_max(logits).ok_or(NotFinite)?;
+    Ok(report(logits, max, token, 0).token.logprob)
+}
+
 /// The largest logit, the lowest id among equals.
 fn greedy(logits: &[f32], top_n: usize) -> Result<Sampled, NotFinite> {
     let max = softmax::finite_max(logits).ok_or(NotFinite)?;

@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::config::Quantization;
 use crate::device_thread::{ShardInfo, StepReply};
 use crate::error::StepError;
-use crate::executor::{Budget, Input, Row, RowOutcome, Start, Step, StepOutcome};
+use crate::executor::{Budget, Input, Row, RowOutcome, RowScores, Start, Step, StepOutcome};
 use crate::memory_plan::{BLOCK_SIZE, MemoryPlan};
 use crate::sampler::{Sampled, SamplingParameters, TokenLogprob};
 
@@ -31,6 +31,7 @@ pub(super) fn info(info: &ShardInfo) -> proto::InfoReply {
         ntk_seq_length: config.rope.ntk_seq_length.unwrap_or(0) as u32,
         rank: 0,
         world_size: 1,
+        scores: info.device.scores,
     }
 }
 
@@ -63,6 +64,7 @@ fn row(row: proto::Row) -> Row {
             proto::row::Input::LastSampled(_) => Input::LastSampled,
         }),
         sample: row.sample,
+        score_ids: row.score_ids,
     }
 }
 
@@ -93,10 +95,11 @@ pub(super) fn plan_reply(plan: &MemoryPlan, info: &ShardInfo) -> proto::PlanRepl
 
 pub(super) fn step_reply(reply: StepReply) -> Result<proto::StepReply, Status> {
     match reply {
-        Ok((StepOutcome { step_id, results }, took)) => Ok(proto::StepReply {
+        Ok((StepOutcome { step_id, results, scores }, took)) => Ok(proto::StepReply {
             step_id,
             results: results.into_iter().map(row_result).collect(),
             compute_ns: nanos(took),
+            scores: scores.into_iter().map(row_scores).collect(),
         }),
         Err(error @ StepError::BadStep { .. }) => Err(Status::invalid_argument(error.to_string())),
         Err(error @ StepError::Device { .. }) => Err(Status::internal(error.to_string())),
@@ -117,6 +120,10 @@ fn row_result(outcome: RowOutcome) -> proto::RowResult {
         Err(error) => proto::row_result::Outcome::Error(error),
     };
     proto::RowResult { sequence_id, outcome: Some(outcome) }
+}
+
+fn row_scores(scores: RowScores) -> proto::RowScores {
+    proto::RowScores { sequence_id: scores.sequence_id, logprobs: scores.logprobs }
 }
 
 fn token(token: TokenLogprob) -> proto::TokenLogprob {

@@ -82,12 +82,13 @@ fn first_row(sequence_id: u64, ids: Vec<u32>) -> proto::Row {
         new_blocks: vec![sequence_id as u32],
         input: Some(proto::row::Input::TokenIds(proto::TokenIds { ids })),
         sample: true,
+        score_ids: vec![],
     }
 }
 
 fn next_row(sequence_id: u64, position: u32) -> proto::Row {
     let input = Some(proto::row::Input::LastSampled(proto::LastSampled {}));
-    proto::Row { sequence_id, start: None, position, new_blocks: vec![], input, sample: true }
+    proto::Row { sequence_id, position, input, sample: true, ..Default::default() }
 }
 
 fn sampled(result: &proto::RowResult) -> &proto::Sampled {
@@ -114,6 +115,7 @@ async fn info_and_plan_describe_the_model() {
         ntk_seq_length: 16,
         rank: 0,
         world_size: 1,
+        scores: true,
     };
     assert_eq!(info, expected);
     let plan = fixture.client.plan(PLAN).await.unwrap().into_inner();

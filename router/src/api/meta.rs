@@ -11,7 +11,7 @@ use serde_json::json;
 use super::error::ApiError;
 use super::extract::Json;
 use super::state::App;
-use super::tgi::types::GenerateRequest;
+use super::tgi::request::GenerateRequest;
 
 /// The body of /info: TGI 3's fields and those that older clients still read.
 #[derive(Debug, Clone, Serialize)]

@@ -4,6 +4,7 @@
 //! is a generation between them; `error` renders every failure. No scheduling, no tokenizing here.
 
 mod auth;
+pub mod compat;
 pub mod error;
 mod extract;
 mod lists;

@@ -3,6 +3,7 @@
 //! Made by `Serving::open`; TGI's and OpenAI's routes build their answers from `Piece`s. Dropping a
 //! `Sequence` cancels the generation and frees its place.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,7 +38,17 @@ pub struct Sequence {
     /// Echoed when the request samples.
     pub seed: Option<u64>,
     longest_silence: Duration,
-    _permit: OwnedSemaphorePermit,
+    /// `None` unless the prompt's log-probabilities were asked for.
+    prefill: Option<Prefill>,
+    logprob_sum: f64,
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// A prompt with the log-probability of each token; that of the first is NaN, as nothing precedes it.
+#[derive(Debug, Clone)]
+pub struct Prefill {
+    pub ids: Arc<[u32]>,
+    pub logprobs: Vec<f32>,
 }
 
 /// A finished generation.
@@ -47,6 +58,9 @@ pub struct Finished {
     pub pieces: Vec<Piece>,
     pub input_tokens: u32,
     pub seed: Option<u64>,
+    pub prefill: Option<Prefill>,
+    /// Of the tokens.
+    pub mean_logprob: f64,
     pub times: Times,
 }
 
@@ -67,15 +81,36 @@ impl Serving {
     ) -> Result<Vec<Sequence>, ApiError> {
         let mut accepted = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+            let permit = self.permit()?;
             accepted.push((permit, self.validator.validate(draft).await?));
         }
         accepted.into_iter().map(|(permit, one)| self.submit(permit, one, style, arrived)).collect()
     }
 
+    /// Opens `seeds.len()` sequences of one draft that differ in nothing but their seeds; together they
+    /// take one place. Only the first reports the prompt's log-probabilities: they are all the same.
+    pub async fn open_seeds(
+        &self,
+        draft: Draft,
+        seeds: &[u64],
+        arrived: Instant,
+    ) -> Result<Vec<Sequence>, ApiError> {
+        let permit = self.permit()?;
+        let accepted = self.validator.validate(draft).await?;
+        let open = |(index, &seed): (usize, &u64)| {
+            let one = accepted.copy(seed, accepted.request.prompt_logprobs && index == 0);
+            self.submit(permit.clone(), one, TextStyle::Tgi, arrived)
+        };
+        seeds.iter().enumerate().map(open).collect()
+    }
+
+    fn permit(&self) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
+        self.permits.clone().try_acquire_owned().map(Arc::new).map_err(|_| ApiError::Overloaded)
+    }
+
     fn submit(
         &self,
-        permit: OwnedSemaphorePermit,
+        permit: Arc<OwnedSemaphorePermit>,
         accepted: Accepted,
         style: TextStyle,
         arrived: Instant,
@@ -85,8 +120,10 @@ impl Serving {
             pieces: Pieces::new(&self.tokenizer, &accepted.stop, style),
             input_tokens: accepted.input_tokens,
             seed: accepted.seed,
+            prefill: accepted.request.prompt_logprobs.then(|| Prefill::new(&accepted.request.prompt_ids)),
             generation: Some(self.engine.submit(accepted.request)?),
             waiting: None,
+            logprob_sum: 0.0,
             record,
             longest_silence: self.longest_silence,
             _permit: permit,
@@ -111,14 +148,25 @@ impl Sequence {
 
     /// The next piece; `None` after the last. The stream ending without a finish is an error.
     pub async fn next(&mut self) -> Result<Option<Piece>, ApiError> {
-        let event = match self.waiting.take() {
-            Some(event) => Some(event),
-            None if self.generation.is_none() => return Ok(None),
-            None => self.event().await,
+        if self.generation.is_none() && self.waiting.is_none() {
+            return Ok(None);
+        }
+        let event = loop {
+            let event = match self.waiting.take() {
+                Some(event) => Some(event),
+                None => self.event().await,
+            };
+            match (event, &mut self.prefill) {
+                (Some(GenerationEvent::PromptLogprobs { position, logprobs }), Some(prefill)) => {
+                    prefill.fill(position, &logprobs);
+                }
+                (event, _) => break event,
+            }
         };
         match event {
             Some(GenerationEvent::Token { token, top, finish, timing, at }) => {
                 self.record.token(timing, at);
+                self.logprob_sum += f64::from(token.logprob);
                 let text = self.pieces.push(token.id, finish);
                 if let Some(finish) = text.finish {
                     self.generation = None; // after a stop string this cancels the rest
@@ -130,7 +178,7 @@ impl Sequence {
                 self.generation = None;
                 Err(error.into())
             }
-            None => {
+            None | Some(GenerationEvent::PromptLogprobs { .. }) => {
                 self.generation = None;
                 Err(ApiError::IncompleteStream)
             }
@@ -153,6 +201,8 @@ impl Sequence {
             pieces,
             input_tokens: self.input_tokens,
             seed: self.seed,
+            prefill: self.prefill,
+            mean_logprob: self.logprob_sum / f64::from(self.record.n_tokens().max(1)),
             times: self.record.times(),
         })
     }
@@ -168,6 +218,19 @@ impl Sequence {
 
     async fn event(&mut self) -> Option<GenerationEvent> {
         self.generation.as_mut()?.next().await
+    }
+}
+
+impl Prefill {
+    fn new(ids: &Arc<[u32]>) -> Self {
+        Self { ids: ids.clone(), logprobs: vec![f32::NAN; ids.len()] }
+    }
+
+    /// Takes the log-probabilities of the tokens from `position` on.
+    fn fill(&mut self, position: usize, logprobs: &[f32]) {
+        for (place, logprob) in self.logprobs.iter_mut().skip(position).zip(logprobs) {
+            *place = *logprob;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
 
+use super::compat::Compat;
 use super::error::ApiError;
 use super::meta::Info;
 use crate::driver::EngineHandle;
@@ -26,6 +27,7 @@ pub struct EdgeSettings {
     pub payload_limit: usize,
     /// Value of x-compute-type.
     pub compute_type: HeaderValue,
+    pub compat: Compat,
 }
 
 /// The model and everything around it, complete from the moment the server is ready.
@@ -41,9 +43,19 @@ pub struct Serving {
     pub info: Info,
     /// Whether POST / returns the prompt too when the request does not say.
     pub compat_full_text: bool,
+    pub compat: Compat,
+    /// `--enable-prefill-logprobs`, which only TGI's own behaviour needs.
+    pub prefill_flag: bool,
     pub compute_type: HeaderValue,
     /// How long a stream may send nothing (`sse::LONGEST_SILENCE` but in tests).
     pub longest_silence: Duration,
+}
+
+impl Serving {
+    /// Whether the prompt's log-probabilities are computed for a request that wants them.
+    pub fn computes_prefill(&self) -> bool {
+        self.prefill_flag || !self.compat.needs_prefill_flag()
+    }
 }
 
 /// Shared by all handlers; cheap to clone.

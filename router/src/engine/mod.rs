@@ -21,7 +21,9 @@ use std::time::Instant;
 
 pub use config::{EngineConfig, EngineConfigError};
 pub use sequence::SeqId;
-pub use step::{PlannedRow, PlannedStep, RowInput, RowOutcome, SampledToken, StartSequence, StepOutcome};
+pub use step::{
+    PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, StartSequence, StepOutcome,
+};
 
 use crate::request::{GenerationError, GenerationEvent, ValidRequest};
 use scheduler::Scheduler;
@@ -67,6 +69,8 @@ struct InFlightRow {
     sample: bool,
     /// Tokens of the sequence in the KV cache after the row.
     n_tokens: usize,
+    /// Position of the first token whose log-probability was asked for, and how many were.
+    scores: (usize, usize),
 }
 
 impl Engine {
@@ -104,6 +108,7 @@ impl Engine {
             seq_id: row.seq_id,
             sample: row.sample,
             n_tokens: row.position as usize + row.input.n_tokens(),
+            scores: (row.position as usize + 1, row.score_ids.len()),
         });
         self.in_flight.push_back(InFlightStep { step_id, rows: sent.collect() });
         Some(PlannedStep { step_id, forget: std::mem::take(&mut self.scheduler.forget), rows })
@@ -125,9 +130,21 @@ impl Engine {
             _ => return Err(StepMismatch::Step { expected, got: step_id }),
         };
         let results = step.pair(outcome.results)?;
+        let mut events: Events =
+            outcome.scores.into_iter().filter_map(|scores| self.apply_scores(step, scores)).collect();
         let rows = self.in_flight.pop_front().map(|step| step.rows).unwrap_or_default();
         let replies = rows.into_iter().zip(results);
-        Ok(replies.filter_map(|(row, result)| self.apply_row(&row, result, now)).collect())
+        events.extend(replies.filter_map(|(row, result)| self.apply_row(&row, result, now)));
+        Ok(events)
+    }
+
+    /// The event of a row's scores; `None` for scores that nobody waits for.
+    fn apply_scores(&self, step: &InFlightStep, scores: RowScores) -> Option<(SeqId, GenerationEvent)> {
+        let RowScores { seq_id, logprobs } = scores;
+        let row = step.rows.iter().find(|row| row.seq_id == seq_id)?;
+        let (position, n) = row.scores;
+        let wanted = n > 0 && n == logprobs.len() && self.scheduler.running.contains_key(&seq_id);
+        wanted.then_some((seq_id, GenerationEvent::PromptLogprobs { position, logprobs }))
     }
 
     fn apply_row(

@@ -39,6 +39,7 @@ impl Running {
     /// Its share of the step. `None` when there is nothing to compute.
     pub fn plan_row(&mut self) -> Option<PlannedRow> {
         let (input, n_tokens, sample) = self.next_input()?;
+        let score_ids = self.sequence.ids_to_score(self.n_planned..self.n_planned + n_tokens);
         let start = (self.n_blocks_sent == 0).then(|| StartSequence {
             sampling: self.sequence.request.sampling.clone(),
             prompt_length: self.sequence.prompt_len() as u32,
@@ -51,6 +52,7 @@ impl Running {
             new_blocks: self.blocks.as_slice()[self.n_blocks_sent..].to_vec(),
             input,
             sample,
+            score_ids,
         };
         self.n_blocks_sent = self.blocks.as_slice().len();
         self.n_planned += n_tokens;

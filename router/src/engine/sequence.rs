@@ -66,6 +66,16 @@ impl Sequence {
             .concat()
     }
 
+    /// Prompt tokens that follow the positions `inputs`, if their log-probabilities are wanted. Once there
+    /// is a token, all of them have been told, and a replay does not tell them again.
+    pub fn ids_to_score(&self, inputs: Range<usize>) -> Vec<u32> {
+        if !self.request.prompt_logprobs || !self.generated.is_empty() {
+            return Vec::new();
+        }
+        let n = self.prompt_len();
+        self.request.prompt_ids[(inputs.start + 1).min(n)..(inputs.end + 1).min(n)].to_vec()
+    }
+
     /// True when as many samples are planned or received as the request wants.
     pub fn is_fully_planned(&self) -> bool {
         self.generated.len() as u64 + u64::from(self.n_samples_in_flight)

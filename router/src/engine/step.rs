@@ -44,6 +44,8 @@ pub struct PlannedRow {
     pub input: RowInput,
     /// Sample after the last input token.
     pub sample: bool,
+    /// Tokens whose log-probability is wanted, one after each of the first input tokens.
+    pub score_ids: Vec<u32>,
 }
 
 /// What a shard must know of a sequence once.
@@ -79,6 +81,8 @@ pub struct StepOutcome {
     pub step_id: u64,
     /// One a row with `sample`, in the rows' order; other rows appear only with an error.
     pub results: Vec<RowOutcome>,
+    /// One a row with `score_ids` that did not fail.
+    pub scores: Vec<RowScores>,
     /// Forward pass and sampling.
     pub compute: Duration,
 }
@@ -88,6 +92,13 @@ pub struct RowOutcome {
     pub seq_id: SeqId,
     /// `Err`: this sequence failed, others are unaffected.
     pub result: Result<SampledToken, String>,
+}
+
+/// Log-probabilities of a row's `score_ids`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowScores {
+    pub seq_id: SeqId,
+    pub logprobs: Vec<f32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -26,6 +26,7 @@ pub(crate) fn request(n_prompt: u32, max_new_tokens: u32, eos: bool) -> ValidReq
         max_new_tokens,
         eos_ids: eos_ids.into(),
         caller: Caller::ANONYMOUS,
+        prompt_logprobs: false,
     }
 }
 
@@ -50,7 +51,12 @@ pub(crate) fn sampled(id: u32) -> SampledToken {
 pub(crate) fn answer(step: &PlannedStep, id: u32) -> StepOutcome {
     let rows = step.rows.iter().filter(|row| row.sample);
     let results = rows.map(|row| RowOutcome { seq_id: row.seq_id, result: Ok(sampled(id)) });
-    StepOutcome { step_id: step.step_id, results: results.collect(), compute: Duration::ZERO }
+    StepOutcome {
+        step_id: step.step_id,
+        results: results.collect(),
+        scores: Vec::new(),
+        compute: Duration::ZERO,
+    }
 }
 
 /// A row in short: sequence, position, prompt tokens (0 = the last sampled one), whether it samples.

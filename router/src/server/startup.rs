@@ -42,6 +42,7 @@ pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
         compute_type: compute_type
             .parse()
             .with_context(|| format!("COMPUTE_TYPE must be a header value. Given: {compute_type:?}"))?,
+        compat: args.tgi_compat,
     })
 }
 
@@ -65,15 +66,18 @@ pub async fn start(
     metrics.set("tgi_batch_max_total_tokens", limits.max_batch_total_tokens as f64);
     let (engine, driver) = driver::start(shard.link, &shard.info, limits, metrics.clone())?;
     let workers = args.validation_workers;
+    let rules = args.rules(shard.info.scores);
     app.serve(Serving {
         engine: engine.clone(),
-        validator: Validator::new(tokenizer.clone(), limits, args.rules(), shard.info.vocab_size, workers),
+        validator: Validator::new(tokenizer.clone(), limits, rules, shard.info.vocab_size, workers),
         tokenizer,
         template,
         metrics,
         permits: Arc::new(Semaphore::new(args.max_concurrent_requests.min(Semaphore::MAX_PERMITS))),
         info: info(args, limits, &shard.info),
         compat_full_text: args.compat_return_full_text,
+        compat: args.tgi_compat,
+        prefill_flag: args.enable_prefill_logprobs,
         compute_type: app.settings().compute_type.clone(),
         longest_silence: sse::LONGEST_SILENCE,
     });

@@ -8,7 +8,7 @@ use text_generation_proto::shard as proto;
 
 use super::ShardError;
 use crate::engine::{
-    PlannedRow, PlannedStep, RowInput, RowOutcome, SampledToken, SeqId, StartSequence, StepOutcome,
+    PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, SeqId, StartSequence, StepOutcome,
 };
 use crate::request::{Sampling, ShardInfo, TokenLogprob};
 
@@ -32,6 +32,7 @@ fn row_to_proto(row: PlannedRow) -> proto::Row {
         new_blocks: row.new_blocks,
         input: Some(input),
         sample: row.sample,
+        score_ids: row.score_ids,
     }
 }
 
@@ -75,6 +76,7 @@ pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, Shard
         n_blocks: 0,
         kv_bytes_per_token: info.kv_bytes_per_token,
         max_steps_in_flight: info.max_steps_in_flight,
+        scores: info.scores,
         ntk_seq_length: info.ntk_seq_length,
     })
 }
@@ -84,8 +86,13 @@ pub(super) fn outcome_from_proto(reply: proto::StepReply) -> Result<StepOutcome,
     Ok(StepOutcome {
         step_id: reply.step_id,
         results: results.collect::<Result<_, _>>()?,
+        scores: reply.scores.into_iter().map(scores_from_proto).collect(),
         compute: Duration::from_nanos(reply.compute_ns),
     })
+}
+
+fn scores_from_proto(scores: proto::RowScores) -> RowScores {
+    RowScores { seq_id: SeqId(scores.sequence_id), logprobs: scores.logprobs }
 }
 
 fn row_from_proto(row: proto::RowResult) -> Result<RowOutcome, ShardError> {
@@ -121,12 +128,14 @@ mod tests {
             step_id: 3,
             results: vec![proto::RowResult { sequence_id: 7, outcome }],
             compute_ns: 1_500,
+            scores: vec![proto::RowScores { sequence_id: 7, logprobs: vec![-1.0] }],
         };
         let good = outcome_from_proto(reply(Some(sampled(4)))).expect("complete");
         let token = TokenLogprob { id: 4, logprob: -0.5 };
         let top = vec![TokenLogprob { id: 9, logprob: -0.25 }];
         let result = Ok(SampledToken { token, top });
         assert_eq!(good.results, [RowOutcome { seq_id: SeqId(7), result }]);
+        assert_eq!(good.scores, [RowScores { seq_id: SeqId(7), logprobs: vec![-1.0] }]);
         assert_eq!((good.step_id, good.compute), (3, Duration::from_nanos(1_500)));
 
         let failed = outcome_from_proto(reply(Some(proto::row_result::Outcome::Error("nan".into()))));
@@ -148,11 +157,13 @@ mod tests {
             new_blocks: vec![8],
             input,
             sample: true,
+            score_ids: vec![13, 14],
         };
         let got = row_to_proto(row(RowInput::Tokens(vec![12, 13])));
         let ids = proto::TokenIds { ids: vec![12, 13] };
         assert_eq!(got.input, Some(proto::row::Input::TokenIds(ids)));
         assert_eq!((got.sequence_id, got.position, got.new_blocks, got.sample), (5, 2, vec![8], true));
+        assert_eq!(got.score_ids, [13, 14]);
         let got = row_to_proto(row(RowInput::LastSampled));
         assert_eq!(got.input, Some(proto::row::Input::LastSampled(proto::LastSampled {})));
     }

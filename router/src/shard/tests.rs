@@ -40,6 +40,7 @@ impl Shard for SmallShard {
             ntk_seq_length: 2048,
             rank: 0,
             world_size: self.world_size,
+            scores: true,
         }))
     }
 
@@ -83,6 +84,7 @@ fn small_reply(step: &proto::StepRequest) -> proto::StepReply {
         step_id: step.step_id,
         results: step.rows.iter().map(sampled).collect(),
         compute_ns: 7,
+        scores: Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::request::{Caller, Limits, ValidRequest};
+use crate::request::{Caller, Limits, Sampling, ValidRequest};
 use crate::text::{Encoding, Prompt, PromptPart, TextError, Tokenizer};
 use rules::{Rules, SamplingChoice};
 
@@ -80,6 +80,8 @@ pub struct Draft {
     /// Keep only this many of the last prompt tokens.
     pub truncate: Option<usize>,
     pub top_n_tokens: u32,
+    /// Report the prompt's log-probabilities.
+    pub prompt_logprobs: bool,
     /// Constrained output was asked for, which this version refuses.
     pub grammar: bool,
     /// Used when the client gave no seed.
@@ -98,6 +100,7 @@ impl Draft {
             stop: Vec::new(),
             truncate: None,
             top_n_tokens: 0,
+            prompt_logprobs: false,
             grammar: false,
             random_seed,
             caller: Caller::ANONYMOUS,
@@ -125,6 +128,13 @@ impl Accepted {
             request,
             stop,
         }
+    }
+
+    /// The same request with another seed.
+    pub fn copy(&self, seed: u64, prompt_logprobs: bool) -> Self {
+        let sampling = Sampling { seed, ..self.request.sampling.clone() };
+        let request = ValidRequest { sampling, prompt_logprobs, ..self.request.clone() };
+        Self::new(request, self.stop.clone())
     }
 }
 
@@ -168,7 +178,7 @@ impl Validator {
             ids.drain(..ids.len().saturating_sub(keep));
         }
         let max_new_tokens = rules::check_lengths(ids.len(), draft.max_new_tokens, &self.limits)?;
-        rules::check_unsupported(draft.grammar, draft.best_of)?;
+        rules::check_unsupported(draft.grammar, draft.prompt_logprobs, &self.rules)?;
         self.check_ids(&ids)?;
         let request = ValidRequest {
             prompt_ids: ids.into(),
@@ -176,6 +186,7 @@ impl Validator {
             max_new_tokens,
             eos_ids: self.eos_ids.clone(),
             caller: draft.caller,
+            prompt_logprobs: draft.prompt_logprobs,
         };
         Ok(Accepted::new(request, draft.stop))
     }

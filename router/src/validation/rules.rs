@@ -13,6 +13,8 @@ pub struct Rules {
     pub max_best_of: usize,
     pub max_stop_sequences: usize,
     pub max_top_n_tokens: u32,
+    /// Whether the shard can report log-probabilities of prompt tokens.
+    pub prompt_logprobs: bool,
 }
 
 /// How a client asked for the next token to be chosen. `None` = not given.
@@ -137,10 +139,13 @@ pub(super) fn check_lengths(
     Ok(n_new)
 }
 
-/// Valid requests for things this version does not do yet.
-pub(super) fn check_unsupported(grammar: bool, best_of: Option<usize>) -> Result<(), Refusal> {
+/// Valid requests for things that this version, or this device, does not do.
+pub(super) fn check_unsupported(grammar: bool, prompt_logprobs: bool, rules: &Rules) -> Result<(), Refusal> {
     ensure(!grammar, || "grammar is not supported".into())?;
-    ensure(best_of.unwrap_or(1) == 1, || "`best_of` > 1 is not supported".into())
+    ensure(!prompt_logprobs || rules.prompt_logprobs, || {
+        "`decoder_input_details` is not supported: this device reports no log-probabilities of prompt tokens"
+            .into()
+    })
 }
 
 fn ensure(holds: bool, text: impl FnOnce() -> String) -> Result<(), Refusal> {

@@ -3,7 +3,8 @@
 use super::super::Input;
 use super::*;
 
-const RULES: Rules = Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5 };
+const RULES: Rules =
+    Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5, prompt_logprobs: false };
 const LIMITS: Limits = Limits {
     max_input_tokens: 100,
     max_total_tokens: 120,
@@ -124,9 +125,12 @@ fn best_of_and_streaming() {
         text(check_streaming(None, true)),
         "`decoder_input_details` == true is not supported when streaming tokens"
     );
-    assert_eq!(text(check_unsupported(true, Some(2))), "grammar is not supported");
-    assert_eq!(text(check_unsupported(false, Some(2))), "`best_of` > 1 is not supported");
-    assert_eq!(text(check_unsupported(false, Some(1))), "");
+    assert_eq!(text(check_unsupported(true, true, &RULES)), "grammar is not supported");
+    assert!(
+        text(check_unsupported(false, true, &RULES)).starts_with("`decoder_input_details` is not supported")
+    );
+    assert_eq!(text(check_unsupported(false, false, &RULES)), "");
+    assert_eq!(text(check_unsupported(false, true, &Rules { prompt_logprobs: true, ..RULES })), "");
 }
 
 #[test]

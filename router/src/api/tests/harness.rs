@@ -11,10 +11,13 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
+use crate::api::compat::Compat;
 use crate::api::meta::Info;
 use crate::api::state::{App, EdgeSettings, Serving};
 use crate::driver;
-use crate::engine::{PlannedRow, PlannedStep, RowInput, RowOutcome, SampledToken, SeqId, StepOutcome};
+use crate::engine::{
+    PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, SeqId, StepOutcome,
+};
 use crate::metrics::Metrics;
 use crate::request::{Limits, ShardInfo, TokenLogprob};
 use crate::shard::{ShardError, ShardLink};
@@ -45,6 +48,7 @@ const INFO: fn() -> ShardInfo = || ShardInfo {
     kv_bytes_per_token: 1,
     max_steps_in_flight: 1,
     ntk_seq_length: 0,
+    scores: true,
 };
 
 /// What the shard does for one prompt.
@@ -68,6 +72,8 @@ struct Playing {
     /// Its script, once the prompt is complete.
     tokens: Option<std::vec::IntoIter<u32>>,
     top_n: u32,
+    seed: u64,
+    logprob: f32,
 }
 
 pub const HELLO: u32 = 259;
@@ -77,7 +83,7 @@ pub fn end() -> u32 {
     testing::tiktoken().token_id("<|im_end|>").unwrap()
 }
 
-fn script(prompt: &str) -> Script {
+fn script(prompt: &str, seed: u64) -> Script {
     let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
     let ended = |text: &str| [bytes(text), vec![end()]].concat();
     // Chat prompts end with the opened assistant's turn: the user's text decides.
@@ -87,6 +93,9 @@ fn script(prompt: &str) -> Script {
         "ab" => ended("ab"),
         "euro" => ended("€"),
         "half" => [bytes("a"), vec![0xe2, 0x82, 0xac, 0xe2]].concat(),
+        // Heads are likelier.
+        "coin" if seed.is_multiple_of(2) => ended("heads"),
+        "coin" => ended("tails"),
         "fail now" => vec![],
         "fail later" => bytes("ok"),
         "hang" => return Script::Hang,
@@ -108,6 +117,8 @@ impl ScriptedShard {
                     prompt: start.cached_ids.clone(),
                     tokens: None,
                     top_n: start.sampling.top_n_tokens,
+                    seed: if start.sampling.do_sample { start.sampling.seed } else { 0 },
+                    logprob: -0.5,
                 };
                 self.sequences.insert(row.seq_id, playing);
             }
@@ -117,7 +128,10 @@ impl ScriptedShard {
             }
             if row.sample && playing.tokens.is_none() {
                 let prompt = self.tokenizer.decode(&playing.prompt, false);
-                let Script::Tokens(tokens) = script(&prompt) else { return None };
+                let Script::Tokens(tokens) = script(&prompt, playing.seed) else { return None };
+                if prompt == "coin" {
+                    playing.logprob = -0.25 - (playing.seed % 2) as f32;
+                }
                 playing.tokens = Some(tokens.into_iter());
             }
             results.extend(row.sample.then(|| self.sample(row)));
@@ -129,7 +143,7 @@ impl ScriptedShard {
         let playing = self.sequences.get_mut(&row.seq_id).expect("started");
         let result =
             playing.tokens.as_mut().and_then(Iterator::next).ok_or("out of script".to_string()).map(|id| {
-                let candidate = |i: u32| TokenLogprob { id: id + i, logprob: -0.5 - i as f32 };
+                let candidate = |i: u32| TokenLogprob { id: id + i, logprob: playing.logprob - i as f32 };
                 SampledToken { token: candidate(0), top: (0..playing.top_n).map(candidate).collect() }
             });
         RowOutcome { seq_id: row.seq_id, result }
@@ -139,7 +153,12 @@ impl ScriptedShard {
 impl ShardLink for ScriptedShard {
     fn send(&mut self, step: PlannedStep) -> Result<(), ShardError> {
         if let Some(results) = self.run(&step) {
-            let outcome = StepOutcome { step_id: step.step_id, results, compute: Default::default() };
+            let outcome = StepOutcome {
+                step_id: step.step_id,
+                results,
+                scores: step.rows.iter().map(scores).collect(),
+                compute: Default::default(),
+            };
             self.outcomes.0.send(outcome).expect("the receiver is ours");
         }
         Ok(())
@@ -148,6 +167,12 @@ impl ShardLink for ScriptedShard {
     async fn recv(&mut self) -> Result<StepOutcome, ShardError> {
         Ok(self.outcomes.1.recv_async().await.expect("the sender is ours"))
     }
+}
+
+/// Every prompt token's log-probability is a hundredth of its id, below zero.
+fn scores(row: &PlannedRow) -> RowScores {
+    let logprobs = row.score_ids.iter().map(|&id| id as f32 / -100.0).collect();
+    RowScores { seq_id: row.seq_id, logprobs }
 }
 
 /// A server of the test.
@@ -163,17 +188,18 @@ pub fn settings() -> EdgeSettings {
         cors_allow_origin: Vec::new(),
         payload_limit: 10_000,
         compute_type: HeaderValue::from_static("cpu"),
+        compat: Compat::Fixed,
     }
 }
 
 /// A serving server; `edit` changes what it is made of.
 pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server {
-    let app = App::loading(settings);
+    let app = App::loading(settings.clone());
     let metrics = Arc::new(Metrics::new(LIMITS.max_input_tokens, LIMITS.max_total_tokens));
     let (engine, driver) = driver::start(ScriptedShard::new(), &INFO(), LIMITS, metrics.clone()).unwrap();
     tokio::spawn(driver);
     let tokenizer = testing::tiktoken();
-    let rules = Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5 };
+    let rules = Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5, prompt_logprobs: true };
     let template = testing::with_files(&[("qwen.tiktoken", &testing::tiktoken_file())], |dir| {
         ChatTemplate::from_dir(dir, None).ok()
     });
@@ -186,6 +212,8 @@ pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server 
         permits: Arc::new(Semaphore::new(8)),
         info: info(),
         compat_full_text: true,
+        compat: settings.compat,
+        prefill_flag: false,
         compute_type: HeaderValue::from_static("cpu"),
         longest_silence: Duration::from_secs(15),
     };

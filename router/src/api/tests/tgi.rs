@@ -2,7 +2,11 @@
 
 use axum::http::StatusCode;
 
-use super::harness::{end, server};
+use tokio::sync::Semaphore;
+
+use super::harness::{end, serve, server, settings};
+use crate::api::compat::Compat;
+use crate::api::state::EdgeSettings;
 
 /// Request to /generate and its exact body.
 #[tokio::test]
@@ -21,7 +25,7 @@ async fn bodies() {
         ),
         (
             r#"{"inputs":"2+2=","parameters":{"decoder_input_details":true,"max_new_tokens":1,"top_n_tokens":2,"seed":7,"do_sample":true}}"#,
-            r#"{"generated_text":"4","details":{"finish_reason":"length","generated_tokens":1,"seed":7,"prefill":[],"tokens":[{"id":52,"text":"4","logprob":-0.5,"special":false}],"top_tokens":[[{"id":52,"text":"4","logprob":-0.5,"special":false},{"id":53,"text":"5","logprob":-1.5,"special":false}]]}}"#.into(),
+            r#"{"generated_text":"4","details":{"finish_reason":"length","generated_tokens":1,"seed":7,"prefill":[{"id":50,"text":"2","logprob":null},{"id":43,"text":"+","logprob":-0.43},{"id":50,"text":"2","logprob":-0.5},{"id":61,"text":"=","logprob":-0.61}],"tokens":[{"id":52,"text":"4","logprob":-0.5,"special":false}],"top_tokens":[[{"id":52,"text":"4","logprob":-0.5,"special":false},{"id":53,"text":"5","logprob":-1.5,"special":false}]]}}"#.into(),
         ),
         (r#"{"inputs":"half","parameters":{"max_new_tokens":5}}"#, "{\"generated_text\":\"a€\u{fffd}\"}".into()),
         (r#"{"inputs":"x","parameters":{"max_new_tokens":2}}"#, r#"{"generated_text":"hellohello"}"#.into()),
@@ -137,7 +141,7 @@ async fn the_compat_route_wraps_in_a_list_and_returns_the_prompt() {
     ] {
         assert_eq!(server.post("/", body).await.body, expected);
     }
-    let off = super::harness::serve(super::harness::settings(), |serving| serving.compat_full_text = false);
+    let off = serve(settings(), |serving| serving.compat_full_text = false);
     assert_eq!(off.post("/", r#"{"inputs":"2+2="}"#).await.body, r#"[{"generated_text":"4"}]"#);
 }
 
@@ -156,6 +160,11 @@ async fn refusals() {
             r#""max_new_tokens":120"#,
             "`inputs` tokens + `max_new_tokens` must be <= 120. Given: 1 `inputs` tokens and 120 `max_new_tokens`",
         ),
+        (
+            r#""watermark":true"#,
+            "`watermark` is not supported: this server adds no watermark. Leave it out or send false",
+        ),
+        (r#""adapter_id":"a""#, "`adapter_id` is not supported: no adapters are loaded. Given: a"),
         (r#""grammar":{"type":"regex","value":"a"}"#, "grammar is not supported"),
         (r#""grammar":{"type":"json_object","value":{"a":1}}"#, "grammar is not supported"),
     ] {
@@ -185,7 +194,11 @@ async fn best_of() {
         ("/generate", r#""best_of":3"#, format!("{whole}3")),
         ("/generate", r#""best_of":0"#, format!("{whole}0")),
         ("/generate", r#""best_of":2"#, "you must use sampling when `best_of` is > 1".into()),
-        ("/generate", r#""best_of":2,"do_sample":true"#, "`best_of` > 1 is not supported".into()),
+        (
+            "/generate",
+            r#""best_of":2,"do_sample":true,"seed":1"#,
+            "`seed` must not be set when `best_of` > 1".into(),
+        ),
         ("/generate_stream", r#""best_of":2"#, streamed.into()),
         (
             "/generate_stream",
@@ -199,6 +212,84 @@ async fn best_of() {
         assert_eq!(reply.json()["error"], format!("Input validation error: {text}"), "{path} {parameters}");
     }
     assert_eq!(server.post("/generate", r#"{"inputs":"2+2=","parameters":{"best_of":1}}"#).await.status, 200);
+}
+
+/// `best_of` takes one place, counts as one request, and puts the likeliest answer first.
+#[tokio::test]
+async fn the_best_of_some() {
+    let server = serve(settings(), |serving| serving.permits = std::sync::Arc::new(Semaphore::new(1)));
+    let body = r#"{"inputs":"coin","parameters":{"best_of":2,"do_sample":true,"details":true,"decoder_input_details":true,"return_full_text":true}}"#;
+    let mut seen = std::collections::HashSet::new();
+    for n_requests in 1..=40 {
+        let reply = server.post("/generate", body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.body);
+        let body = reply.json();
+        let details = &body["details"];
+        let others = details["best_of_sequences"].as_array().unwrap();
+        let [other] = &others[..] else { panic!("{body}") };
+        let texts = [&body["generated_text"], &other["generated_text"]].map(|text| text.as_str().unwrap());
+        for (text, one) in texts.iter().zip([details, other]) {
+            let is_heads = one["seed"].as_u64().unwrap() % 2 == 0;
+            assert_eq!(*text, if is_heads { "coinheads" } else { "cointails" });
+            assert_eq!(one["tokens"][0]["logprob"], if is_heads { -0.25 } else { -1.25 });
+            assert_eq!((&one["generated_tokens"], &one["finish_reason"]), (&6.into(), &"eos_token".into()));
+            assert_eq!(one["prefill"].as_array().unwrap().len(), 4, "{body}");
+        }
+        assert!(texts != ["cointails", "coinheads"], "the likelier is the answer");
+        seen.insert(texts.map(str::to_string));
+        assert_eq!(reply.header("x-generated-tokens"), "6");
+        assert_eq!(server.metric("tgi_request_success"), f64::from(n_requests));
+        assert_eq!(server.metric("tgi_request_generated_tokens_count"), f64::from(2 * n_requests));
+    }
+    assert!(seen.len() >= 2, "seeds differ");
+    let plain = r#"{"inputs":"coin","parameters":{"best_of":2,"temperature":0.5}}"#;
+    assert!(server.post("/generate", plain).await.json()["details"].is_null());
+}
+
+/// What `--tgi-compat strict` brings back.
+#[tokio::test]
+async fn strict_compat() {
+    let strict = EdgeSettings { compat: Compat::Strict, ..settings() };
+    let server = serve(strict.clone(), |_| {});
+    let seed = async |body: &str| server.post("/generate", body).await.json()["details"]["seed"].clone();
+    assert!(seed(r#"{"inputs":"2+2=","parameters":{"details":true}}"#).await.is_null());
+    // A body without parameters samples.
+    for (server, n) in [(&server, 2), (&super::harness::server(), 1)] {
+        let mut texts = std::collections::HashSet::new();
+        for _ in 0..60 {
+            texts.insert(server.post("/generate", r#"{"inputs":"coin"}"#).await.body);
+        }
+        assert_eq!(texts.len(), n);
+    }
+    // A stream's failure is its only event.
+    for (path, body, event) in [
+        (
+            "/generate_stream",
+            r#"{"inputs":""}"#,
+            r#"{"error":"Input validation error: `inputs` cannot be empty","error_type":"validation"}"#,
+        ),
+        (
+            "/",
+            r#"{"inputs":"x","stream":true,"parameters":{"temperature":0}}"#,
+            r#"{"error":"Input validation error: `temperature` must be strictly positive","error_type":"validation"}"#,
+        ),
+    ] {
+        let reply = server.post(path, body).await;
+        assert_eq!(
+            (reply.status, reply.body.clone()),
+            (StatusCode::OK, format!("data: {event}\n\n")),
+            "{path}"
+        );
+        assert_eq!(reply.header("content-type"), "text/event-stream");
+    }
+    assert_eq!(server.metric("tgi_request_failure{err=\"validation\"}"), 2.0);
+    // The prompt's log-probabilities need the server's flag.
+    let body = r#"{"inputs":"ab","parameters":{"decoder_input_details":true}}"#;
+    for (prefill_flag, n) in [(false, 0), (true, 2)] {
+        let server = serve(strict.clone(), |serving| serving.prefill_flag = prefill_flag);
+        let reply = server.post("/generate", body).await.json();
+        assert_eq!(reply["details"]["prefill"].as_array().unwrap().len(), n);
+    }
 }
 
 #[tokio::test]

@@ -1,32 +1,35 @@
 //! TGI's own routes: POST /generate, /generate_stream and /.
 //!
-//! `types` has their JSON, `stream` the server-sent events; this file joins them to `Serving`.
+//! `request` and `reply` have their JSON, `stream` the server-sent events; this file joins them to `Serving`.
 
+mod reply;
+pub mod request;
 mod stream;
-pub mod types;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use futures::future::try_join_all;
 
 use super::error::ApiError;
 use super::extract::Json;
-use super::pieces::TextStyle;
+use super::random;
 use super::record::{RequestCount, compute_headers, compute_time};
-use super::sequence::{Finished, Sequence};
+use super::sequence::Finished;
 use super::state::{App, Serving};
-use crate::validation::{Input, rules};
-use types::{Details, GenerateRequest, Generated};
+use crate::validation::{Draft, Input, Refusal, rules};
+use reply::Generated;
+use request::{GenerateRequest, Parameters};
 
 /// POST /generate
 pub async fn generate(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
-    let full_text = request.parameters.return_full_text.unwrap_or(false);
-    let (headers, generated) = answer(&serving, request, full_text).await?;
+    let (headers, generated) = Job::new(app.serving()?, request, false).answer().await?;
     Ok((headers, axum::Json(generated)).into_response())
 }
 
@@ -35,8 +38,7 @@ pub async fn generate_stream(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    let full_text = request.parameters.return_full_text.unwrap_or(false);
-    stream::respond(&app.serving()?, request, full_text).await
+    stream::respond(Job::new(app.serving()?, request, false)).await
 }
 
 /// POST /: a stream when asked, else /generate's answer as the one element of a list. Returns the
@@ -46,43 +48,83 @@ pub async fn compat(
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let full_text = request.parameters.return_full_text.unwrap_or(serving.compat_full_text);
-    if request.stream {
-        return stream::respond(&serving, request, full_text).await;
+    let (is_stream, full_text) = (request.stream, serving.compat_full_text);
+    let job = Job::new(serving, request, full_text);
+    if is_stream {
+        return stream::respond(job).await;
     }
-    let (headers, generated) = answer(&serving, request, full_text).await?;
+    let (headers, generated) = job.answer().await?;
     Ok((headers, axum::Json([generated])).into_response())
 }
 
-/// A whole answer and its headers.
-async fn answer(
-    serving: &Serving,
-    request: GenerateRequest,
-    full_text: bool,
-) -> Result<(axum::http::HeaderMap, Generated), ApiError> {
-    let arrived = Instant::now();
-    RequestCount::over(&serving.metrics, async {
-        rules::check_best_of(request.parameters.best_of, serving.validator.rules())?;
-        let details = request.parameters.wants_details();
-        let characters = request.inputs.chars().count();
-        let prompt = if full_text { request.inputs.clone() } else { String::new() };
-        let sequence = open(serving, request, arrived).await?;
-        let done = sequence.collect(details).await?;
-        let mut headers = compute_headers(&serving.compute_type, characters);
-        headers.extend([compute_time(done.times.total)]);
-        headers.extend(done.times.headers(done.input_tokens));
-        Ok((headers, generated(serving, prompt, details, &done)))
-    })
-    .await
+/// One request to one of these routes.
+struct Job {
+    serving: Arc<Serving>,
+    arrived: Instant,
+    inputs: String,
+    parameters: Parameters,
+    /// What `generated_text` begins with: the inputs, or "".
+    prompt: String,
+    details: bool,
 }
 
-async fn open(serving: &Serving, request: GenerateRequest, arrived: Instant) -> Result<Sequence, ApiError> {
-    let draft = request.parameters.draft(Input::Text(request.inputs), super::random::seed());
-    serving.open(draft, TextStyle::Tgi, arrived).await
+impl Job {
+    /// `full_text`: whether to return the prompt when the request does not say.
+    fn new(serving: Arc<Serving>, mut request: GenerateRequest, full_text: bool) -> Self {
+        let parameters = request.take_parameters(serving.compat);
+        let wants_prompt = parameters.return_full_text.unwrap_or(full_text);
+        Self {
+            serving,
+            arrived: Instant::now(),
+            prompt: if wants_prompt { request.inputs.clone() } else { String::new() },
+            inputs: request.inputs,
+            details: parameters.wants_details(),
+            parameters,
+        }
+    }
+
+    /// Headers that need no result.
+    fn headers(&self) -> HeaderMap {
+        compute_headers(&self.serving.compute_type, self.inputs.chars().count())
+    }
+
+    /// What validation sees; the job is of no use for another one.
+    fn draft(&mut self) -> Result<Draft, Refusal> {
+        let inputs = Input::Text(std::mem::take(&mut self.inputs));
+        let parameters = std::mem::take(&mut self.parameters);
+        parameters.draft(inputs, random::seed(), self.serving.computes_prefill())
+    }
+
+    /// A whole answer and its headers.
+    async fn answer(mut self) -> Result<(HeaderMap, Generated), ApiError> {
+        let metrics = self.serving.metrics.clone();
+        RequestCount::over(&metrics, async {
+            let mut headers = self.headers();
+            let done = self.generate().await?;
+            let best = best(&done).ok_or(ApiError::Incomplete)?;
+            headers.extend([compute_time(best.times.total)]);
+            headers.extend(best.times.headers(best.input_tokens));
+            let others: Vec<_> = done.iter().filter(|one| !std::ptr::eq(*one, best)).collect();
+            let others = self.details.then_some(&others[..]);
+            Ok((headers, Generated::new(&self.serving.tokenizer, &self.prompt, best, others)))
+        })
+        .await
+    }
+
+    /// All `best_of` answers.
+    async fn generate(&mut self) -> Result<Vec<Finished>, ApiError> {
+        let best_of = self.parameters.best_of;
+        rules::check_best_of(best_of, self.serving.validator.rules())?;
+        let draft = self.draft()?;
+        let first = draft.choice.seed.unwrap_or(draft.random_seed);
+        let seeds: Vec<u64> =
+            [first].into_iter().chain((1..best_of.unwrap_or(1)).map(|_| random::seed())).collect();
+        let sequences = self.serving.open_seeds(draft, &seeds, self.arrived).await?;
+        try_join_all(sequences.into_iter().map(|one| one.collect(self.details))).await
+    }
 }
 
-fn generated(serving: &Serving, mut text: String, details: bool, done: &Finished) -> Generated {
-    text += &done.answer;
-    let details = details.then(|| Details::new(&serving.tokenizer, done));
-    Generated { generated_text: text, details }
+/// The answer with the highest mean log-probability.
+fn best(done: &[Finished]) -> Option<&Finished> {
+    done.iter().max_by(|a, b| a.mean_logprob.total_cmp(&b.mean_logprob))
 }

@@ -1,46 +1,46 @@
 //! Server-sent events of /generate_stream: one a token, no `[DONE]`, an error object as the last when it fails.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::response::Response;
 use axum::response::sse::Event;
 use futures::stream;
 
-use super::types::{GenerateRequest, StreamDetails, StreamEvent, Token};
+use super::Job;
+use super::reply::{StreamDetails, StreamEvent, Token};
 use crate::api::error::{ApiError, Style};
-use crate::api::record::{RequestCount, compute_headers};
+use crate::api::pieces::TextStyle;
+use crate::api::record::RequestCount;
 use crate::api::sequence::{Piece, Sequence};
 use crate::api::sse;
 use crate::api::state::Serving;
 use crate::validation::rules;
 
 /// Headers go out with the first token: a failure before it has its own HTTP status (see `Sequence::first`).
-pub async fn respond(
-    serving: &Arc<Serving>,
-    request: GenerateRequest,
-    full_text: bool,
-) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let mut count = RequestCount::begin(&serving.metrics);
-    let headers = compute_headers(&serving.compute_type, request.inputs.chars().count());
-    let details = request.parameters.wants_details();
-    let prompt = if full_text { request.inputs.clone() } else { String::new() };
-    match open(serving, request, arrived).await {
+pub async fn respond(mut job: Job) -> Result<Response, ApiError> {
+    let mut count = RequestCount::begin(&job.serving.metrics);
+    let (headers, silence) = (job.headers(), job.serving.longest_silence);
+    match open(&mut job).await {
         Ok(sequence) => {
-            let events = Events { serving: serving.clone(), sequence, count, prompt, details };
-            Ok(sse::response(headers, serving.longest_silence, stream::unfold(Some(events), next)))
+            let Job { serving, prompt, details, .. } = job;
+            let events = Events { serving, sequence, count, prompt, details };
+            Ok(sse::response(headers, silence, stream::unfold(Some(events), next)))
         }
         Err(error) => {
             count.fail(&error);
+            if job.serving.compat.streams_every_error() {
+                let event = sse::json(&error.body(Style::Tgi));
+                return Ok(sse::response(headers, silence, stream::iter([event])));
+            }
             Err(error)
         }
     }
 }
 
-async fn open(serving: &Serving, request: GenerateRequest, arrived: Instant) -> Result<Sequence, ApiError> {
-    rules::check_streaming(request.parameters.best_of, request.parameters.decoder_input_details)?;
-    let mut sequence = super::open(serving, request, arrived).await?;
+async fn open(job: &mut Job) -> Result<Sequence, ApiError> {
+    rules::check_streaming(job.parameters.best_of, job.parameters.decoder_input_details)?;
+    let draft = job.draft()?;
+    let mut sequence = job.serving.open(draft, TextStyle::Tgi, job.arrived).await?;
     sequence.first().await?;
     Ok(sequence)
 }

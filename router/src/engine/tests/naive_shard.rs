@@ -80,7 +80,7 @@ impl NaiveShard {
                 results.push(RowOutcome { seq_id: row.seq_id, result: Ok(sampled(token)) });
             }
         }
-        StepOutcome { step_id: step.step_id, results, compute: Duration::ZERO }
+        StepOutcome { step_id: step.step_id, results, scores: Vec::new(), compute: Duration::ZERO }
     }
 
     fn run_row(&mut self, row: &PlannedRow) -> u32 {

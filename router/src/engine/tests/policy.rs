@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::engine::testing::{Row, answer, config, forgotten, request, rows, sampled};
 use crate::engine::{
-    Engine, EngineConfig, EngineConfigError, PlannedStep, RowOutcome, SeqId, StepMismatch, StepOutcome,
+    Engine, EngineConfig, EngineConfigError, PlannedStep, RowOutcome, RowScores, SeqId, StepMismatch,
+    StepOutcome,
 };
-use crate::request::{FinishReason, GenerationError, GenerationEvent, Limits, ShardInfo};
+use crate::request::{FinishReason, GenerationError, GenerationEvent, Limits, ShardInfo, ValidRequest};
 
 /// Runs steps one by one, every sample being token 7, and compares their rows.
 fn check(config: EngineConfig, requests: &[(u32, u32)], expected: &[&[Row]]) {
@@ -165,7 +166,8 @@ fn a_failed_row_ends_only_its_sequence() {
 #[test]
 fn answers_to_other_questions_are_refused() {
     let result = |seq_id| RowOutcome { seq_id: SeqId(seq_id), result: Ok(sampled(1)) };
-    let outcome = |step_id, results| StepOutcome { step_id, results, compute: Duration::ZERO };
+    let outcome =
+        |step_id, results| StepOutcome { step_id, results, scores: Vec::new(), compute: Duration::ZERO };
     let cases = [
         (outcome(2, vec![result(1)]), StepMismatch::Step { expected: Some(1), got: 2 }),
         (outcome(1, vec![]), StepMismatch::Missing { step_id: 1, seq_id: 1 }),
@@ -196,6 +198,7 @@ fn a_budget_that_cannot_hold_one_request_is_refused() {
             kv_bytes_per_token: 1,
             max_steps_in_flight: 1,
             ntk_seq_length: 0,
+            scores: true,
         };
         let limits = Limits {
             max_input_tokens: 8,
@@ -214,4 +217,30 @@ fn a_budget_that_cannot_hold_one_request_is_refused() {
     assert_eq!(check(3, 14, 1).expect_err("too small"), too_small);
     let zero = EngineConfigError::Zero { name: "the batch size", got: 0 };
     assert_eq!(check(3, 12, 0).expect_err("zero"), zero);
+}
+
+/// Each chunk of a prompt reports on the tokens that follow its own; what nobody asked for is ignored.
+#[test]
+fn prompt_logprobs_come_chunk_by_chunk() {
+    let now = Instant::now();
+    let mut engine = Engine::new(config());
+    engine.submit(SeqId(1), ValidRequest { prompt_logprobs: true, ..request(20, 2, false) }, now);
+    engine.submit(SeqId(2), request(2, 2, false), now);
+    let mut got = Vec::new();
+    while let Some(step) = engine.plan_step(now) {
+        let mut outcome = answer(&step, 7);
+        for row in &step.rows {
+            // The prompt's token at position p has id p + 1.
+            let logprobs = row.score_ids.iter().map(|&id| -(id as f32 - 1.0)).collect();
+            outcome.scores.push(RowScores { seq_id: row.seq_id, logprobs });
+        }
+        outcome.scores.push(RowScores { seq_id: SeqId(2), logprobs: vec![-1.0] });
+        for (seq_id, event) in engine.apply(outcome, now).expect("a complete answer") {
+            if let GenerationEvent::PromptLogprobs { position, logprobs } = event {
+                got.push((seq_id.0, position, logprobs));
+            }
+        }
+    }
+    let range = |positions: std::ops::Range<u32>| positions.map(|p| -(p as f32)).collect::<Vec<_>>();
+    assert_eq!(got, [(1, 1, range(1..17)), (1, 17, range(17..20))]);
 }
