@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::args::{self, Args, ServerArgs};
+use crate::args::{self, Args, Secret, ServerArgs};
 use crate::checks::{self, DeviceCount};
 use crate::environment;
 use crate::error::LauncherError;
@@ -54,9 +54,10 @@ pub async fn serve(args: &Args, without_effect: &[String]) -> Result<(), Launche
 /// Everything that flags alone can get wrong, and the port.
 fn check_arguments(args: &Args) -> Result<IpAddr, LauncherError> {
     checks::check_limits(&args.limits)?;
-    checks::check_api_key(args.server.api_key.as_ref().map(|key| key.expose()))?;
+    args.server.api_key.iter().try_for_each(|key| checks::check_api_key(key.expose()))?;
+    check_is_file("api_key_file", args.server.api_key_file.as_deref())?;
     checks::check_sharding(&args.model, DeviceCount::from_variables(|name| std::env::var(name).ok()))?;
-    check_tokenizer_config(args.server.tokenizer_config_path.as_deref())?;
+    check_is_file("tokenizer_config_path", args.server.tokenizer_config_path.as_deref())?;
     let (address, replaced) = checks::listen_address(&args.server.hostname);
     if replaced {
         warn!("Invalid hostname, defaulting to 0.0.0.0");
@@ -65,12 +66,11 @@ fn check_arguments(args: &Args) -> Result<IpAddr, LauncherError> {
     Ok(address)
 }
 
-fn check_tokenizer_config(path: Option<&Path>) -> Result<(), LauncherError> {
+fn check_is_file(flag: &str, path: Option<&Path>) -> Result<(), LauncherError> {
     match path {
-        Some(path) if !path.is_file() => Err(LauncherError::argument(format!(
-            "`tokenizer_config_path`: there is no file {}",
-            path.display()
-        ))),
+        Some(path) if !path.is_file() => {
+            Err(LauncherError::argument(format!("`{flag}`: there is no file {}", path.display())))
+        }
         _ => Ok(()),
     }
 }
@@ -127,7 +127,8 @@ async fn find_model(args: &Args) -> Result<(PathBuf, String), LauncherError> {
 
 fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf)) -> Launch {
     // Not on the command line, which everybody on the machine can read.
-    let key = args.server.api_key.as_ref().map(|key| ("API_KEY", OsString::from(key.expose())));
+    let keys: Vec<&str> = args.server.api_key.iter().map(Secret::expose).collect();
+    let keys = (!keys.is_empty()).then(|| ("API_KEY", OsString::from(keys.join("\n"))));
     Launch {
         shard: Program {
             path: shard,
@@ -139,7 +140,7 @@ fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf))
             path: router,
             arguments: supervise::router_arguments(args, resolved),
             hidden: args::environment_names(),
-            environment: key.into_iter().collect(),
+            environment: keys.into_iter().collect(),
         },
         socket: resolved.socket(0),
         grace: Duration::from_secs(args.server.graceful_termination_timeout),
@@ -156,7 +157,8 @@ fn welcome(model_name: &str, address: IpAddr, server: &ServerArgs) -> String {
         other => other,
     };
     let url = format!("http://{}", SocketAddr::new(reachable, server.port));
-    let authorization = if server.api_key.is_some() { " -H \"Authorization: Bearer $API_KEY\"" } else { "" };
+    let has_key = !server.api_key.is_empty() || server.api_key_file.is_some();
+    let authorization = if has_key { " -H \"Authorization: Bearer $API_KEY\"" } else { "" };
     format!(
         "Serving {model_name}. Try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{authorization} \
          -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"What is the capital of France?\"}}],\"max_tokens\":30,\"temperature\":0}}'"

@@ -76,9 +76,13 @@ pub struct Args {
     /// Threads that tokenize long prompts.
     #[arg(long, env, default_value_t = 2)]
     pub validation_workers: usize,
-    /// Key that clients must send as `Authorization: Bearer <key>`.
-    #[arg(long, env, hide_env_values = true)]
-    pub api_key: Option<String>,
+    /// Key that clients must send as `Authorization: Bearer <key>`. May be given more than once (in the
+    /// environment: one a line), each key is good.
+    #[arg(long, env, hide_env_values = true, value_delimiter = '\n')]
+    pub api_key: Vec<String>,
+    /// File with more keys, one a line, read again when it changes.
+    #[arg(long, env)]
+    pub api_key_file: Option<PathBuf>,
     /// Log as JSON, one object a line.
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub json_output: bool,

@@ -55,8 +55,6 @@ pub struct AcceptedArgs {
     pub ngrok_authtoken: Option<Secret>,
     #[arg(long, env)]
     pub ngrok_edge: Option<String>,
-    #[arg(long, env, value_parser = BoolishValueParser::new())]
-    pub enable_prefill_logprobs: bool,
     #[arg(long, env)]
     pub lora_adapters: Option<String>,
     /// Nothing is ever reported to anybody.

@@ -22,7 +22,9 @@ pub use accepted::AcceptedArgs;
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
 pub use server::ServerArgs;
-pub use values::{Device, Dtype, KvCacheDtype, OpsChoice, Quantization, RopeScaling, Secret, UsageStats};
+pub use values::{
+    Device, Dtype, KvCacheDtype, OpsChoice, Quantization, RopeScaling, Secret, TgiCompat, UsageStats,
+};
 
 const OTHER_VARIABLES: &str = "Other environment variables:
   LOG_LEVEL                            warn, info (default), debug, or a filter expression

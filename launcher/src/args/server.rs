@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
 use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args as ClapArgs};
 
-use super::values::Secret;
+use super::values::{Secret, TgiCompat};
 
 /// Flags about the HTTP server and its end.
 #[derive(Debug, Clone, ClapArgs)]
@@ -19,9 +19,23 @@ pub struct ServerArgs {
     /// Origins that browsers may call from; all when absent.
     #[arg(long, env, value_delimiter = ',')]
     pub cors_allow_origin: Vec<String>,
-    /// Key that requests must carry as `Authorization: Bearer KEY`.
-    #[arg(long, env, hide_env_values = true)]
-    pub api_key: Option<Secret>,
+    /// Key that requests must carry as `Authorization: Bearer KEY`, on every route but health. May be given
+    /// more than once (in the environment: one a line); each key is good.
+    #[arg(long, env, hide_env_values = true, value_delimiter = '\n')]
+    pub api_key: Vec<Secret>,
+    /// File with more keys, one a line, read again when it changes (not a TGI flag).
+    #[arg(long, env)]
+    pub api_key_file: Option<PathBuf>,
+    /// `strict` brings back known faults of TGI for clients that depend on them (not a TGI flag).
+    #[arg(long, env, value_enum, default_value_t = TgiCompat::Fixed)]
+    pub tgi_compat: TgiCompat,
+    /// Whether POST / returns the prompt too when a request does not say (not a TGI flag).
+    #[arg(long, env, action = ArgAction::Set, default_value_t = true, value_parser = BoolishValueParser::new())]
+    pub compat_return_full_text: bool,
+    /// With --tgi-compat=strict: fill `prefill` for requests with `decoder_input_details`. Otherwise it
+    /// is filled for the asking.
+    #[arg(long, env, value_parser = BoolishValueParser::new())]
+    pub enable_prefill_logprobs: bool,
     /// A tokenizer_config.json with the chat template, instead of the model's own.
     #[arg(long, env)]
     pub tokenizer_config_path: Option<PathBuf>,

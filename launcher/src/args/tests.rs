@@ -66,6 +66,9 @@ const OUR_FLAGS: &[(&str, &str)] = &[
     ("threads", "QUERN_THREADS"),
     ("ops", "QUERN_OPS"),
     ("dummy-weights", "QUERN_DUMMY_WEIGHTS"),
+    ("api-key-file", "API_KEY_FILE"),
+    ("tgi-compat", "TGI_COMPAT"),
+    ("compat-return-full-text", "COMPAT_RETURN_FULL_TEXT"),
 ];
 
 fn parse(flags: &[&str]) -> Result<Invocation, String> {
@@ -161,7 +164,7 @@ fn secrets_are_never_shown() {
     let parsed = parse(&["--api-key", "s3cret", "--ngrok-authtoken", "t0ken"]).expect("parses");
     let shown = format!("{:?}", parsed.cli.args);
     assert!(shown.contains("[redacted]") && !shown.contains("s3cret") && !shown.contains("t0ken"), "{shown}");
-    assert_eq!(parsed.cli.args.server.api_key.map(|key| key.expose().to_owned()).as_deref(), Some("s3cret"));
+    assert_eq!(parsed.cli.args.server.api_key[0].expose(), "s3cret");
 }
 
 #[test]

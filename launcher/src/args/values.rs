@@ -53,6 +53,13 @@ pub enum UsageStats {
     NoStack,
 }
 
+/// Values of `--tgi-compat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TgiCompat {
+    Fixed,
+    Strict,
+}
+
 /// Values of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Device {
@@ -79,7 +86,7 @@ macro_rules! display_as_flag_value {
         }
     )+};
 }
-display_as_flag_value!(Quantization, Device, OpsChoice);
+display_as_flag_value!(Quantization, Device, OpsChoice, TgiCompat);
 
 /// A value that is passed on but never shown.
 #[derive(Clone, PartialEq, Eq)]

@@ -61,6 +61,10 @@ pub fn router_arguments(args: &Args, resolved: &Resolved) -> Vec<OsString> {
     for origin in &args.server.cors_allow_origin {
         line.value("--cors-allow-origin", origin);
     }
+    line.optional("--api-key-file", args.server.api_key_file.as_ref());
+    line.value("--tgi-compat", args.server.tgi_compat.to_string());
+    line.value("--compat-return-full-text", args.server.compat_return_full_text.to_string());
+    line.switch("--enable-prefill-logprobs", args.server.enable_prefill_logprobs);
     line.switch("--disable-grammar-support", args.server.disable_grammar_support);
     line.switch("--json-output", args.json_output);
     line.0
@@ -165,13 +169,15 @@ mod tests {
                 "--payload-limit=2000000",
                 "--validation-workers=2",
                 "--graceful-termination-timeout=90",
+                "--tgi-compat=fixed",
+                "--compat-return-full-text=true",
             ]
         );
     }
 
     #[test]
     fn each_flag_reaches_its_child() {
-        let cases: [(&[&str], &str, &str); 15] = [
+        let cases: [(&[&str], &str, &str); 19] = [
             (&["--quantize", "awq"], "--quantize=awq", ""),
             (&["--threads", "3"], "--threads=3", ""),
             (&["--ops", "reference"], "--ops=reference", ""),
@@ -180,6 +186,10 @@ mod tests {
             (&["--dummy-weights"], "--dummy-weights", ""),
             (&["--json-output"], "--json-output", "--json-output"),
             (&["-p", "8080"], "", "--port=8080"),
+            (&["--api-key-file", "keys"], "", "--api-key-file=keys"),
+            (&["--tgi-compat", "strict"], "", "--tgi-compat=strict"),
+            (&["--compat-return-full-text", "0"], "", "--compat-return-full-text=false"),
+            (&["--enable-prefill-logprobs"], "", "--enable-prefill-logprobs"),
             (&["--max-input-length", "5"], "", "--max-input-tokens=5"),
             (&["--max-input-tokens", "5"], "", "--max-input-tokens=5"),
             (&["--max-total-tokens", "9"], "", "--max-total-tokens=9"),

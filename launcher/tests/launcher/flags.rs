@@ -23,6 +23,7 @@ fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
         .env("MAX_INPUT_LENGTH", "300")
         .env("JSON_OUTPUT", "false")
         .env("COMPAT_RETURN_FULL_TEXT", "false")
+        .env("MAX_IMAGE_FETCH_SIZE", "5")
         .env("DISABLE_GRAMMAR_SUPPORT", "1")
         .env("QUERN_THREADS", "2");
     let ended = serve_and_stop(setup);
@@ -31,6 +32,7 @@ fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
         ("--max-total-tokens", Some("500")),
         ("--max-input-tokens", Some("300")),
         ("--max-best-of", Some("2")),
+        ("--compat-return-full-text", Some("false")),
         ("--max-batch-size", None),
         ("--graceful-termination-timeout", Some("90")),
     ];
@@ -46,7 +48,7 @@ fn a_flag_wins_over_its_variable_which_wins_over_the_default() {
         !environment.contains("MAX_INPUT_LENGTH") && !environment.contains("MAX_TOTAL_TOKENS"),
         "{environment}"
     );
-    assert!(environment.contains("COMPAT_RETURN_FULL_TEXT=false"), "not ours to hide: {environment}");
+    assert!(environment.contains("MAX_IMAGE_FETCH_SIZE=5"), "not ours to hide: {environment}");
 }
 
 #[test]
@@ -93,6 +95,9 @@ fn the_api_key_is_handed_over_unseen() {
         assert!(!ended.arguments("router").concat().contains("s3cret-key"));
         assert!(ended.output().contains("Bearer $API_KEY"));
     }
+    let setup = Setup::new(&["--api-key", "one", "--api-key", "two"]).with_model();
+    let ended = serve_and_stop(setup);
+    assert!(ended.environment("router").join("\n").contains("API_KEY=one\ntwo"));
 }
 
 #[test]

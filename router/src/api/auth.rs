@@ -1,40 +1,54 @@
-//! The API key. A keyed path answers 401 before its method or body is looked at, as in TGI.
-//!
-//! The key is compared in constant time and never logged.
+//! The API key: who may ask, and for what. A keyed path answers 401 before its method or body is looked
+//! at, as in TGI. The key is never logged.
+
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use subtle::ConstantTimeEq;
 
+use super::compat::Compat;
 use super::error::ApiError;
 use super::state::App;
 
-/// Paths that need the key; `/` only when it is not a GET, which is a health check.
-const KEYED: [&str; 5] =
-    ["/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions", "/tokenize"];
+/// Paths that an orchestrator asks; `/` is one of them for a GET.
+const HEALTH: [&str; 4] = ["/health", "/ping", "/livez", "/readyz"];
+/// The only paths that TGI guards, besides `/` when it is not a GET.
+const TGI_KEYED: [&str; 7] = [
+    "/generate",
+    "/generate_stream",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/invocations",
+    "/vertex",
+    "/tokenize",
+];
 
-/// Middleware: lets a request through if its path needs no key or it brings the right one.
+/// Middleware: lets a request through if its path needs no key or it brings a good one.
 pub async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
-    match app.api_key() {
-        Some(key) if is_keyed(request.method(), request.uri().path()) && !has_key(request.headers(), key) => {
-            ApiError::Unauthorized.into_response()
+    let settings = app.settings();
+    match &settings.api_keys {
+        Some(keys) if is_keyed(request.method(), request.uri().path(), settings.compat) => {
+            let good = bearer(request.headers()).is_some_and(|key| keys.allow(key, Instant::now()));
+            if good { next.run(request).await } else { ApiError::Unauthorized.into_response() }
         }
         _ => next.run(request).await,
     }
 }
 
-fn is_keyed(method: &Method, path: &str) -> bool {
-    KEYED.contains(&path) || (path == "/" && method != Method::GET && method != Method::HEAD)
+fn is_keyed(method: &Method, path: &str, compat: Compat) -> bool {
+    if path == "/" {
+        return method != Method::GET && method != Method::HEAD;
+    }
+    if compat.leaves_information_open() { TGI_KEYED.contains(&path) } else { !HEALTH.contains(&path) }
 }
 
-/// `Authorization: Bearer <key>`; the scheme's case does not matter (RFC 7235), the key's does.
-fn has_key(headers: &HeaderMap, key: &str) -> bool {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return false };
-    let value = value.as_bytes();
-    let Some((scheme, given)) = value.split_at_checked("Bearer ".len()) else { return false };
-    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(key.as_bytes()))
+/// The key of `Authorization: Bearer <key>`; the scheme's case does not matter (RFC 7235), the key's does.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, key) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
 }
 
 #[cfg(test)]
@@ -42,38 +56,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys() {
+    fn headers() {
         for (value, expected) in [
-            ("Bearer secret", true),
-            ("bearer secret", true),
-            ("Bearer SECRET", false),
-            ("Bearer secret2", false),
-            ("Bearer secre", false),
-            ("Bearer ", false),
-            ("Bear", false),
-            ("secret", false),
-            ("Basic secret", false),
+            ("Bearer secret", Some("secret")),
+            ("bearer SECRET", Some("SECRET")),
+            ("Bearer ", Some("")),
+            ("Bear", None),
+            ("secret", None),
+            ("Basic secret", None),
         ] {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
-            assert_eq!(has_key(&headers, "secret"), expected, "{value}");
+            assert_eq!(bearer(&headers), expected.map(str::as_bytes), "{value}");
         }
-        assert!(!has_key(&HeaderMap::new(), "secret"));
+        assert_eq!(bearer(&HeaderMap::new()), None);
     }
 
     #[test]
     fn paths() {
-        for (method, path, expected) in [
-            (Method::POST, "/", true),
-            (Method::GET, "/", false),
-            (Method::HEAD, "/", false),
-            (Method::GET, "/generate", true),
-            (Method::POST, "/v1/chat/completions", true),
-            (Method::GET, "/info", false),
-            (Method::GET, "/health", false),
-            (Method::GET, "/metrics", false),
-            (Method::GET, "/v1/models", false),
+        for (method, path, fixed, strict) in [
+            (Method::POST, "/", true, true),
+            (Method::GET, "/", false, false),
+            (Method::HEAD, "/", false, false),
+            (Method::GET, "/generate", true, true),
+            (Method::POST, "/v1/chat/completions", true, true),
+            (Method::POST, "/chat_tokenize", true, false),
+            (Method::GET, "/info", true, false),
+            (Method::GET, "/metrics", true, false),
+            (Method::GET, "/v1/models", true, false),
+            (Method::GET, "/nowhere", true, false),
+            (Method::GET, "/health", false, false),
+            (Method::GET, "/livez", false, false),
         ] {
-            assert_eq!(is_keyed(&method, path), expected, "{method} {path}");
+            assert_eq!(is_keyed(&method, path, Compat::Fixed), fixed, "{method} {path}");
+            assert_eq!(is_keyed(&method, path, Compat::Strict), strict, "{method} {path}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod auth;
 pub mod compat;
 pub mod error;
 mod extract;
+pub mod keys;
 mod lists;
 pub mod meta;
 mod openai;

@@ -11,16 +11,18 @@ use tokio::sync::Semaphore;
 
 use super::compat::Compat;
 use super::error::ApiError;
+use super::keys::ApiKeys;
 use super::meta::Info;
 use crate::driver::EngineHandle;
 use crate::metrics::Metrics;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::validation::Validator;
 
-/// Settings of the HTTP edge, from flags. No `Debug`: it would print the API key.
+/// Settings of the HTTP edge, from flags.
 #[derive(Clone)]
 pub struct EdgeSettings {
-    pub api_key: Option<String>,
+    /// `None`: everybody may ask.
+    pub api_keys: Option<Arc<ApiKeys>>,
     /// Origins that browsers may call from; empty = any.
     pub cors_allow_origin: Vec<String>,
     /// Longest request body, bytes.
@@ -80,10 +82,6 @@ impl App {
 
     pub fn settings(&self) -> &EdgeSettings {
         &self.0.settings
-    }
-
-    pub fn api_key(&self) -> Option<&str> {
-        self.0.settings.api_key.as_deref()
     }
 
     /// The model, or 503 while it loads.

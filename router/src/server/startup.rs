@@ -2,11 +2,13 @@
 //! the driver. Called by `server::run` while the port already answers 503.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
 
+use crate::api::keys::ApiKeys;
 use crate::api::meta::Info;
 use crate::api::sse;
 use crate::api::state::{App, EdgeSettings, Serving};
@@ -27,16 +29,16 @@ pub struct Started<D> {
 /// Settings that are known before the model.
 ///
 /// # Errors
-/// When a header value or an origin is not printable, or the API key is empty.
+/// When a header value or an origin is not printable, or the API keys cannot be used.
 pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
     let compute_type = std::env::var("COMPUTE_TYPE").unwrap_or_else(|_| "cpu".into());
     for origin in &args.cors_allow_origin {
         HeaderValue::from_str(origin)
             .with_context(|| format!("`cors_allow_origin` is not an origin. Given: {origin:?}"))?;
     }
-    anyhow::ensure!(args.api_key.as_deref() != Some(""), "`api_key` must not be empty");
+    let api_keys = ApiKeys::new(&args.api_key, args.api_key_file.as_deref(), Instant::now())?;
     Ok(EdgeSettings {
-        api_key: args.api_key.clone(),
+        api_keys: api_keys.map(Arc::new),
         cors_allow_origin: args.cors_allow_origin.clone(),
         payload_limit: args.payload_limit,
         compute_type: compute_type

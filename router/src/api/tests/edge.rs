@@ -1,6 +1,7 @@
 //! What every route shares: error bodies, key, limits, health, counting, places, CORS.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -11,6 +12,7 @@ use serde_json::json;
 use tower::ServiceExt;
 
 use super::harness::{Reply, Server, post, serve, server, settings};
+use crate::api::keys::ApiKeys;
 use crate::api::state::App;
 
 /// Status, `error_type`, and text contained in the message, in the style of the path.
@@ -76,7 +78,8 @@ async fn wrong_paths_and_methods() {
 
 fn with_key(key: &str) -> Server {
     let mut settings = settings();
-    settings.api_key = Some(key.into());
+    let keys = [key.to_string(), "second".to_string()];
+    settings.api_keys = ApiKeys::new(&keys, None, Instant::now()).unwrap().map(Arc::new);
     serve(settings, |_| {})
 }
 
@@ -91,16 +94,22 @@ async fn the_api_key() {
         request.headers_mut().insert("authorization", "Bearer secret".parse().unwrap());
         assert_eq!(server.request(request).await.status, StatusCode::BAD_REQUEST, "{path}");
     }
-    // The key comes before the method on keyed paths, and nowhere else.
+    // The key comes before the method.
     check(&server.get("/generate").await, "/generate", 401, "unauthorized", "");
     let openai = server.post("/v1/completions", "{}").await.json();
     assert_eq!(
         (&openai["error"]["code"], &openai["error"]["type"]),
         (&json!("invalid_api_key"), &json!("authentication_error"))
     );
-    for path in ["/", "/health", "/ping", "/livez", "/readyz", "/info", "/metrics", "/v1/models"] {
+    for path in ["/", "/health", "/ping", "/livez", "/readyz"] {
         assert_eq!(server.get(path).await.status, StatusCode::OK, "{path}");
     }
+    for path in ["/info", "/metrics", "/v1/models", "/nowhere"] {
+        check(&server.get(path).await, path, 401, "unauthorized", "");
+    }
+    let mut request = post("/generate", r#"{"inputs":"2+2="}"#);
+    request.headers_mut().insert("authorization", "Bearer second".parse().unwrap());
+    assert_eq!(server.request(request).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

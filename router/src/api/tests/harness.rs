@@ -184,7 +184,7 @@ pub struct Server {
 
 pub fn settings() -> EdgeSettings {
     EdgeSettings {
-        api_key: None,
+        api_keys: None,
         cors_allow_origin: Vec::new(),
         payload_limit: 10_000,
         compute_type: HeaderValue::from_static("cpu"),
