@@ -52,6 +52,8 @@ pub enum ApiError {
     Body(StatusCode, String),
     #[error("No such route")]
     NotFound,
+    #[error("The model `{asked}` does not exist: this server has `{served}`")]
+    NoModel { asked: String, served: String },
     #[error("Method not allowed on this route")]
     MethodNotAllowed,
     /// A defect of this server: the handler panicked.
@@ -95,7 +97,7 @@ impl ApiError {
             Self::Unhealthy | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Body(status, _) => *status,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::NoModel { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Validation(_) | Self::Template(_) | Self::Tool(_) | Self::Suffix | Self::BatchSize(_) => {
                 StatusCode::UNPROCESSABLE_ENTITY
@@ -119,7 +121,7 @@ impl ApiError {
             Self::Unhealthy => "healthcheck",
             Self::Unavailable(_) => "unavailable",
             Self::Unauthorized => "unauthorized",
-            Self::NotFound => "not_found",
+            Self::NotFound | Self::NoModel { .. } => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Internal => "internal",
         }
@@ -165,7 +167,11 @@ impl ApiError {
     }
 
     fn openai_code(&self) -> Option<&'static str> {
-        (*self == Self::Unauthorized).then_some("invalid_api_key")
+        match self {
+            Self::Unauthorized => Some("invalid_api_key"),
+            Self::NoModel { .. } => Some("model_not_found"),
+            _ => None,
+        }
     }
 
     /// Seconds after which asking again makes sense.

@@ -15,26 +15,79 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let limited = Request::from_parts(parts.clone(), body);
-        let bytes = Bytes::from_request(limited, state)
-            .await
-            .map_err(|rejection| ApiError::Body(rejection.status(), rejection.body_text()))?;
-        let request = Request::from_parts(parts, Body::from(bytes.clone()));
-        match axum::Json::<T>::from_request(request, state).await {
-            Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(refuse(rejection, &bytes)),
-        }
+        RawJson::from_request(request, state).await?.parse().map(Self)
     }
 }
 
-/// serde reports a wrong type before it has seen the syntax error behind it: no JSON at all is a 400.
-fn refuse(rejection: JsonRejection, bytes: &[u8]) -> ApiError {
-    if let JsonRejection::JsonDataError(_) = rejection
-        && let Err(error) = serde_json::from_slice::<IgnoredAny>(bytes)
-    {
-        let text = format!("Failed to parse the request body as JSON: {error}");
-        return ApiError::Body(StatusCode::BAD_REQUEST, text);
+/// A request body that is JSON, for routes that take several shapes.
+pub struct RawJson(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawJson {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        // Its type is looked at before its length: this is what axum does for typed bodies.
+        let probe = Request::from_parts(parts.clone(), Body::from("0"));
+        let axum::Json(IgnoredAny) = axum::Json::from_request(probe, state).await.map_err(refuse)?;
+        let bytes = Bytes::from_request(Request::from_parts(parts, body), state)
+            .await
+            .map_err(|rejection| ApiError::Body(rejection.status(), rejection.body_text()))?;
+        Ok(Self(bytes))
     }
+}
+
+impl RawJson {
+    /// Which of `keys` the body has, if it is an object.
+    pub fn first_of<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
+        let found = serde_json::from_slice::<Keys>(&self.0).ok()?.0;
+        keys.iter().copied().find(|key| found.iter().any(|found| found == key))
+    }
+
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        match axum::Json::<T>::from_bytes(&self.0) {
+            Ok(axum::Json(value)) => Ok(value),
+            // serde reports a wrong type before it has seen the syntax error behind it: no JSON at all is a 400.
+            Err(rejection @ JsonRejection::JsonDataError(_)) => match self.syntax_error() {
+                Some(error) => Err(error),
+                None => Err(refuse(rejection)),
+            },
+            Err(rejection) => Err(refuse(rejection)),
+        }
+    }
+
+    fn syntax_error(&self) -> Option<ApiError> {
+        let error = serde_json::from_slice::<IgnoredAny>(&self.0).err()?;
+        let text = format!("Failed to parse the request body as JSON: {error}");
+        Some(ApiError::Body(StatusCode::BAD_REQUEST, text))
+    }
+}
+
+fn refuse(rejection: JsonRejection) -> ApiError {
     ApiError::Body(rejection.status(), rejection.body_text())
+}
+
+/// The keys of an object, its values unread.
+struct Keys(Vec<String>);
+
+impl<'de> serde::Deserialize<'de> for Keys {
+    fn deserialize<D: serde::Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        de.deserialize_map(Visitor)
+    }
 }

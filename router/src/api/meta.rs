@@ -1,17 +1,13 @@
-//! Routes about the server itself: health, info, models, metrics; and /tokenize.
+//! Routes about the server itself: health, info, models, metrics.
 
-use std::borrow::Cow;
-
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
 use super::error::ApiError;
-use super::extract::Json;
 use super::state::App;
-use super::tgi::request::GenerateRequest;
 
 /// The body of /info: TGI 3's fields and those that older clients still read.
 #[derive(Debug, Clone, Serialize)]
@@ -69,33 +65,33 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
+/// The model, as OpenAI's clients list it.
+#[derive(Debug, Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'a str,
+}
+
+impl<'a> Model<'a> {
+    fn new(id: &'a str) -> Self {
+        Self { id, object: "model", created: 0, owned_by: id }
+    }
+}
+
 /// GET /v1/models
 pub async fn models(State(app): State<App>) -> Result<Response, ApiError> {
-    let id = &app.serving()?.info.model_id;
-    let model = json!({"id": id, "object": "model", "created": 0, "owned_by": id});
+    let serving = app.serving()?;
+    let model = Model::new(&serving.info.model_id);
     Ok(axum::Json(json!({"object": "list", "data": [model]})).into_response())
 }
 
-/// One token of /tokenize: `start` and `stop` are byte offsets into `inputs`.
-#[derive(Debug, Serialize)]
-struct TokenSpan<'a> {
-    id: u32,
-    text: Cow<'a, str>,
-    start: usize,
-    stop: usize,
-}
-
-/// POST /tokenize: takes a /generate body and ignores its parameters.
-pub async fn tokenize(
-    State(app): State<App>,
-    Json(body): Json<GenerateRequest>,
-) -> Result<Response, ApiError> {
+/// GET /v1/models/{id}: 404 for any other name than the one of /v1/models.
+pub async fn model(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let encoding = serving.validator.encode(body.inputs.clone()).await?;
-    let bytes = body.inputs.as_bytes();
-    let spans = encoding.ids.iter().zip(&encoding.offsets).map(|(&id, &(start, stop))| {
-        let text = String::from_utf8_lossy(bytes.get(start..stop).unwrap_or_default());
-        TokenSpan { id, text, start, stop }
-    });
-    Ok(axum::Json(spans.collect::<Vec<_>>()).into_response())
+    match &serving.info.model_id {
+        served if *served == id => Ok(axum::Json(Model::new(served)).into_response()),
+        served => Err(ApiError::NoModel { asked: id, served: served.clone() }),
+    }
 }

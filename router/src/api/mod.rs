@@ -12,12 +12,15 @@ mod lists;
 pub mod meta;
 mod openai;
 mod pieces;
+mod platforms;
 mod random;
 mod record;
 mod sequence;
 pub mod sse;
 pub mod state;
 mod tgi;
+mod tokenize;
+mod vllm;
 
 use std::any::Any;
 
@@ -43,10 +46,15 @@ fn routes() -> Router<App> {
         .route("/", get(meta::health).post(tgi::compat))
         .route("/generate", post(tgi::generate))
         .route("/generate_stream", post(tgi::generate_stream))
-        .route("/tokenize", post(meta::tokenize))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/chat_tokenize", post(tokenize::chat_tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/invocations", post(platforms::invocations))
+        .route("/vertex", post(platforms::vertex))
         .route("/v1/chat/completions", post(openai::chat::respond))
         .route("/v1/completions", post(openai::completions::respond))
         .route("/v1/models", get(meta::models))
+        .route("/v1/models/{*id}", get(meta::model))
         .route("/info", get(meta::info))
         .route("/health", get(meta::health))
         .route("/ping", get(meta::health))

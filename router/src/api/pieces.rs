@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::compat::Compat;
 use crate::request::FinishReason;
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
@@ -27,9 +28,10 @@ impl Finish {
     }
 
     /// OpenAI's name.
-    pub fn openai(self) -> &'static str {
+    pub fn openai(self, compat: Compat) -> &'static str {
         match self {
             Self::Length => "length",
+            Self::Stop if compat.names_stop_sequence_on_v1() => self.tgi(),
             Self::Eos | Self::Stop => "stop",
         }
     }
@@ -40,8 +42,14 @@ impl Finish {
 pub enum TextStyle {
     /// Token texts with special tokens visible; the stop string stays.
     Tgi,
-    /// Only final text, stop string and special tokens removed.
-    OpenAi,
+    /// Only final text, special tokens removed, and the stop string unless it is kept.
+    OpenAi { keep_stop: bool },
+}
+
+impl TextStyle {
+    fn keeps_stop(self) -> bool {
+        self != Self::OpenAi { keep_stop: false }
+    }
 }
 
 /// Text of one token.
@@ -104,7 +112,7 @@ impl Pieces {
         }
         let shown = match self.style {
             TextStyle::Tgi => visible,
-            TextStyle::OpenAi => self.answer[before..].to_string(),
+            TextStyle::OpenAi { .. } => self.answer[before..].to_string(),
         };
         PieceText { shown, finish: self.reason(finish, is_stop || excess.is_some()) }
     }
@@ -130,7 +138,7 @@ impl Pieces {
             }
             return None;
         };
-        if self.style == TextStyle::Tgi {
+        if self.style.keeps_stop() {
             self.answer += &stop;
         }
         let n_excess = self.n_pushed.saturating_sub(self.n_emitted + stop.len());
@@ -141,7 +149,7 @@ impl Pieces {
     /// TGI's order: length, then the end token, then stop strings. OpenAI's: a stop string always counts.
     fn reason(&self, finish: Option<FinishReason>, stopped: bool) -> Option<Finish> {
         match finish {
-            _ if stopped && self.style == TextStyle::OpenAi => Some(Finish::Stop),
+            _ if stopped && self.style != TextStyle::Tgi => Some(Finish::Stop),
             Some(FinishReason::Length) => Some(Finish::Length),
             Some(FinishReason::Eos) => Some(Finish::Eos),
             None => stopped.then_some(Finish::Stop),

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::text::testing;
 
+const OPEN_AI: TextStyle = TextStyle::OpenAi { keep_stop: false };
+
 /// Pushes bytes as tokens (the small tiktoken vocabulary's first 256 ranks) until a finish; what was shown.
 fn run(
     style: TextStyle,
@@ -39,7 +41,7 @@ fn end_token() -> u32 {
 #[test]
 fn texts() {
     use Finish::{Eos, Length, Stop};
-    use TextStyle::{OpenAi, Tgi};
+    use TextStyle::Tgi;
     let check = |style, stops: &[&str], ids: &[u32], end, shown: &[&str], answer: &str, finish| {
         let shown = shown.iter().map(|s| s.to_string()).collect();
         assert_eq!(run(style, stops, ids, end), (shown, answer.to_string(), Some(finish)), "{stops:?}");
@@ -47,14 +49,14 @@ fn texts() {
     let (length, eos) = (FinishReason::Length, FinishReason::Eos);
     let ended = [bytes("a"), vec![end_token()]].concat();
     check(Tgi, &[], &ended, eos, &["a", "<|im_end|>"], "a", Eos);
-    check(OpenAi, &[], &ended, eos, &["a", ""], "a", Eos);
+    check(OPEN_AI, &[], &ended, eos, &["a", ""], "a", Eos);
     // Half a character at the end is shown as such, never at the cost of the rest.
     let half = [bytes("a"), vec![0xe4, 0xbd]].concat();
     check(Tgi, &[], &half, length, &["a", "", "\u{fffd}"], "a\u{fffd}", Length);
-    check(OpenAi, &[], &half, length, &["a", "", "\u{fffd}"], "a\u{fffd}", Length);
+    check(OPEN_AI, &[], &half, length, &["a", "", "\u{fffd}"], "a\u{fffd}", Length);
     // A stop string inside a token.
     check(Tgi, &["l"], &[HELLO, 33], length, &["hel"], "hel", Stop);
-    check(OpenAi, &["l"], &[HELLO, 33], length, &["he"], "he", Stop);
+    check(OPEN_AI, &["l"], &[HELLO, 33], length, &["he"], "he", Stop);
 }
 
 #[test]
@@ -64,11 +66,11 @@ fn stop_strings_across_tokens() {
     let tgi = run(TextStyle::Tgi, &["lo wx"], &ids, FinishReason::Length);
     assert_eq!(tgi.0.concat(), "hello wx");
     assert_eq!((tgi.1.as_str(), tgi.2), ("hello wx", Some(Finish::Stop)));
-    let openai = run(TextStyle::OpenAi, &["lo wx"], &ids, FinishReason::Length);
+    let openai = run(OPEN_AI, &["lo wx"], &ids, FinishReason::Length);
     assert_eq!(openai.0[0], "hel");
     assert_eq!((openai.0.concat().as_str(), openai.1.as_str(), openai.2), ("hel", "hel", Some(Finish::Stop)));
     // Held back text comes out when the generation ends for another reason.
-    let held = run(TextStyle::OpenAi, &["lo wz"], &ids, FinishReason::Length);
+    let held = run(OPEN_AI, &["lo wz"], &ids, FinishReason::Length);
     assert_eq!((held.0.concat().as_str(), held.2), ("hello wx!", Some(Finish::Length)));
 }
 
@@ -81,7 +83,7 @@ fn a_special_token_as_stop_string() {
     let (shown, answer, finish) = run(TextStyle::Tgi, &stops, &ids, FinishReason::Length);
     assert_eq!(shown, ["a", "", "\u{fffd}<|im_start|>"]);
     assert_eq!((answer.as_str(), finish), ("a\u{fffd}", Some(Finish::Stop)));
-    let (shown, answer, finish) = run(TextStyle::OpenAi, &stops, &ids, FinishReason::Length);
+    let (shown, answer, finish) = run(OPEN_AI, &stops, &ids, FinishReason::Length);
     assert_eq!(
         (shown.concat().as_str(), answer.as_str(), finish),
         ("a\u{fffd}", "a\u{fffd}", Some(Finish::Stop))
@@ -95,9 +97,7 @@ fn a_special_token_as_stop_string() {
 #[test]
 fn a_stop_string_in_the_last_token() {
     let ids = bytes("ab");
-    for (style, answer, finish) in
-        [(TextStyle::Tgi, "ab", Finish::Length), (TextStyle::OpenAi, "a", Finish::Stop)]
-    {
+    for (style, answer, finish) in [(TextStyle::Tgi, "ab", Finish::Length), (OPEN_AI, "a", Finish::Stop)] {
         let (_, text, reason) = run(style, &["b"], &ids, FinishReason::Length);
         assert_eq!((text.as_str(), reason), (answer, Some(finish)));
     }
@@ -122,7 +122,7 @@ proptest! {
         let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
         let text = tokenizer.decode(&ids, true);
         let cut = cut(&text, &stops);
-        let (shown, answer, _) = run(TextStyle::OpenAi, &stops, &ids, FinishReason::Length);
+        let (shown, answer, _) = run(OPEN_AI, &stops, &ids, FinishReason::Length);
         prop_assert_eq!(shown.concat(), answer.clone());
         prop_assert_eq!(&answer, cut.as_ref().map_or(&text, |(_, before)| before));
         let (shown, answer, _) = run(TextStyle::Tgi, &stops, &ids, FinishReason::Length);

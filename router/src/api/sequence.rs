@@ -3,9 +3,11 @@
 //! Made by `Serving::open`; TGI's and OpenAI's routes build their answers from `Piece`s. Dropping a
 //! `Sequence` cancels the generation and frees its place.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
@@ -50,6 +52,9 @@ pub struct Prefill {
     pub ids: Arc<[u32]>,
     pub logprobs: Vec<f32>,
 }
+
+/// Pieces of one of several sequences, as `Sequence::indexed_pieces` gives them.
+pub type IndexedPieces = Pin<Box<dyn Stream<Item = (usize, Result<Piece, ApiError>)> + Send>>;
 
 /// A finished generation.
 pub struct Finished {
@@ -205,6 +210,17 @@ impl Sequence {
             mean_logprob: self.logprob_sum / f64::from(self.record.n_tokens().max(1)),
             times: self.record.times(),
         })
+    }
+
+    /// All pieces, each with the sequence's index; ends after the last piece or the first error.
+    pub fn indexed_pieces((index, sequence): (usize, Self)) -> IndexedPieces {
+        Box::pin(stream::unfold(Some(sequence), move |sequence| async move {
+            let mut sequence = sequence?;
+            match sequence.next().await {
+                Ok(piece) => piece.map(|piece| ((index, Ok(piece)), Some(sequence))),
+                Err(error) => Some(((index, Err(error)), None)),
+            }
+        }))
     }
 
     /// The text so far, without special tokens.

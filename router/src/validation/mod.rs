@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::request::{Caller, Limits, Sampling, ValidRequest};
-use crate::text::{Encoding, Prompt, PromptPart, TextError, Tokenizer};
+use crate::text::{Encoding, Prompt, TextError, Tokenizer};
 use rules::{Rules, SamplingChoice};
 
 /// A request that the contract refuses; `Display` is the text after `Input validation error: `.
@@ -39,33 +39,18 @@ impl Input {
     /// Characters of the text (of ids: how many), for the x-compute-characters header.
     pub fn characters(&self) -> usize {
         match self {
-            Self::Text(text) | Self::Prompt(Prompt::Text(text)) => text.chars().count(),
-            Self::Prompt(Prompt::Parts(parts)) => parts.iter().map(|p| part(p).chars().count()).sum(),
+            Self::Text(text) => text.chars().count(),
+            Self::Prompt(prompt) => prompt.parts().map(|part| part.chars().count()).sum(),
             Self::Ids(ids) => ids.len(),
         }
     }
 
     fn is_empty(&self) -> bool {
         match self {
-            Self::Text(text) | Self::Prompt(Prompt::Text(text)) => text.is_empty(),
-            Self::Prompt(Prompt::Parts(parts)) => parts.iter().all(|p| part(p).is_empty()),
+            Self::Text(text) => text.is_empty(),
+            Self::Prompt(prompt) => prompt.n_bytes() == 0,
             Self::Ids(ids) => ids.is_empty(),
         }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Text(text) | Self::Prompt(Prompt::Text(text)) => text.len(),
-            Self::Prompt(Prompt::Parts(parts)) => parts.iter().map(|p| part(p).len()).sum(),
-            Self::Ids(_) => 0,
-        }
-    }
-}
-
-fn part(part: &PromptPart) -> &str {
-    match part {
-        PromptPart::Special(text) => text,
-        PromptPart::Text(text) => text,
     }
 }
 
@@ -86,6 +71,8 @@ pub struct Draft {
     pub grammar: bool,
     /// Used when the client gave no seed.
     pub random_seed: u64,
+    /// Go on past tokens that end a generation.
+    pub ignore_eos: bool,
     pub caller: Caller,
 }
 
@@ -103,6 +90,7 @@ impl Draft {
             prompt_logprobs: false,
             grammar: false,
             random_seed,
+            ignore_eos: false,
             caller: Caller::ANONYMOUS,
         }
     }
@@ -184,27 +172,30 @@ impl Validator {
             prompt_ids: ids.into(),
             sampling,
             max_new_tokens,
-            eos_ids: self.eos_ids.clone(),
+            eos_ids: if draft.ignore_eos { Arc::default() } else { self.eos_ids.clone() },
             caller: draft.caller,
             prompt_logprobs: draft.prompt_logprobs,
         };
         Ok(Accepted::new(request, draft.stop))
     }
 
-    /// Encodes raw text as `inputs` are encoded, for /tokenize.
-    pub async fn encode(&self, text: String) -> Result<Encoding, Refusal> {
+    /// Encodes raw text, with the tokens that the tokenizer adds to `inputs` or without.
+    pub async fn encode(&self, text: String, add_special_tokens: bool) -> Result<Encoding, Refusal> {
         let bytes = text.len();
-        self.run(bytes, move |tokenizer| tokenizer.encode(&text, true)).await
+        self.run(bytes, move |tokenizer| tokenizer.encode(&text, add_special_tokens)).await
+    }
+
+    /// Encodes a rendered chat template.
+    pub async fn encode_prompt(&self, prompt: Prompt) -> Result<Encoding, Refusal> {
+        let bytes = prompt.n_bytes();
+        self.run(bytes, move |tokenizer| tokenizer.encode_prompt(&prompt)).await
     }
 
     async fn ids(&self, input: Input) -> Result<Vec<u32>, Refusal> {
-        let bytes = input.bytes();
         match input {
             Input::Ids(ids) => Ok(ids),
-            Input::Text(text) => {
-                self.run(bytes, move |tokenizer| Ok(tokenizer.encode(&text, true)?.ids)).await
-            }
-            Input::Prompt(prompt) => self.run(bytes, move |tokenizer| tokenizer.encode_prompt(&prompt)).await,
+            Input::Text(text) => Ok(self.encode(text, true).await?.ids),
+            Input::Prompt(prompt) => Ok(self.encode_prompt(prompt).await?.ids),
         }
     }
 

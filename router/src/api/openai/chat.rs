@@ -15,11 +15,23 @@ use crate::api::extract::Json;
 use crate::api::sequence::Piece;
 use crate::api::state::{App, Serving};
 use crate::api::{random, sse};
-use crate::text::TextError;
+use crate::text::{Prompt, TextError};
 use crate::validation::{Draft, Input};
 
 pub async fn respond(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
     job::respond(app, request).await
+}
+
+impl ChatRequest {
+    /// The messages through the model's template.
+    pub fn prompt(&self, serving: &Serving) -> Result<Prompt, ApiError> {
+        self.check_tools()?;
+        let messages = self.template_messages()?;
+        let template = serving.template.as_ref().ok_or(TextError::NoTemplate);
+        template
+            .and_then(|template| template.apply(&messages))
+            .map_err(|error| ApiError::Template(error.to_string()))
+    }
 }
 
 impl Route for ChatRequest {
@@ -40,12 +52,7 @@ impl Route for ChatRequest {
     }
 
     fn drafts(&self, serving: &Serving, _n: usize) -> Result<Vec<Draft>, ApiError> {
-        self.check_tools()?;
-        let messages = self.template_messages()?;
-        let template = serving.template.as_ref().ok_or(TextError::NoTemplate);
-        let prompt = template
-            .and_then(|template| template.apply(&messages))
-            .map_err(|error| ApiError::Template(error.to_string()))?;
+        let prompt = self.prompt(serving)?;
         Ok(vec![Draft {
             choice: self.sampling.choice(),
             max_new_tokens: self.max_new_tokens(),
@@ -61,7 +68,7 @@ impl Route for ChatRequest {
             index,
             logprobs: self.shows_logprobs().then(|| Logprobs::new(&serving.tokenizer, &one.pieces)),
             message: Answer::new(one.answer),
-            finish_reason: one.finish.openai(),
+            finish_reason: one.finish.openai(serving.compat),
         });
         let body = ChatCompletion::new(envelope(self, serving), choices.collect(), usage);
         axum::Json(body).into_response()
@@ -102,7 +109,7 @@ impl Chunks for ChatChunks {
             logprobs: self
                 .logprobs
                 .then(|| Logprobs::new(&self.serving.tokenizer, std::slice::from_ref(piece))),
-            finish_reason: piece.finish.map(|finish| finish.openai()),
+            finish_reason: piece.finish.map(|finish| finish.openai(self.serving.compat)),
         };
         sse::json(&Chunk::new(&self.envelope, &[choice], None))
     }

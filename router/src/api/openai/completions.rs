@@ -60,7 +60,7 @@ impl Route for CompletionRequest {
             index,
             text: echoed(self, index / n, tokenizer) + &one.answer,
             logprobs: self.shows_logprobs().then(|| Logprobs::new(tokenizer, &one.pieces, &mut 0)),
-            finish_reason: Some(one.finish.openai()),
+            finish_reason: Some(one.finish.openai(serving.compat)),
         };
         let choices: Vec<_> = done.iter().enumerate().map(choice).collect();
         let envelope = Envelope::new(serving, "cmpl", None);
@@ -119,7 +119,7 @@ impl Chunks for CompletionChunks {
             index,
             text: std::mem::take(echo) + &piece.text,
             logprobs: self.logprobs.then(|| Logprobs::new(&self.serving.tokenizer, pieces, offset)),
-            finish_reason: piece.finish.map(|finish| finish.openai()),
+            finish_reason: piece.finish.map(|finish| finish.openai(self.serving.compat)),
         }];
         if piece.finish.is_some() && self.include_usage.is_none() {
             return sse::json(&Completion::new(&self.envelope, &choice, *usage));

@@ -35,6 +35,12 @@ pub trait Route: Send + Sync + 'static {
     fn chunks(&self, serving: &Arc<Serving>, choices: &Choices) -> Self::Chunks;
 }
 
+/// What a request asks for, before anything is submitted.
+struct Drafts {
+    n: usize,
+    of_prompts: Vec<Draft>,
+}
+
 /// Submitted choices: prompt 0's `n`, then prompt 1's, ...
 pub struct Choices {
     pub n: usize,
@@ -56,6 +62,14 @@ pub async fn respond<R: Route>(app: App, request: R) -> Result<Response, ApiErro
     if job.request.is_stream() { job.stream().await } else { job.whole().await }
 }
 
+/// The text of a request's first answer.
+pub async fn text<R: Route>(serving: Arc<Serving>, request: R) -> Result<String, ApiError> {
+    let metrics = serving.metrics.clone();
+    let job = Job { arrived: Instant::now(), serving, request };
+    let (_, answers) = RequestCount::over(&metrics, job.answers()).await?;
+    answers.done.into_iter().next().map(|one| one.answer).ok_or(ApiError::Internal)
+}
+
 struct Job<R> {
     arrived: Instant,
     serving: Arc<Serving>,
@@ -65,43 +79,55 @@ struct Job<R> {
 impl<R: Route> Job<R> {
     async fn whole(self) -> Result<Response, ApiError> {
         RequestCount::over(&self.serving.metrics, async {
-            let Choices { n, sequences, characters } = self.open().await?;
-            let keep_pieces = self.request.shows_logprobs();
-            let done = try_join_all(sequences.into_iter().map(|one| one.collect(keep_pieces))).await?;
-            // Each prompt counts once, however many answers it got.
-            let prompt_tokens = done.iter().step_by(n).map(|one| one.input_tokens).sum();
-            let usage = Usage::new(prompt_tokens, done.iter().map(|one| one.times.n_tokens).sum());
-            let headers = self.headers(characters, prompt_tokens, &done);
-            Ok((headers, self.request.body(&self.serving, Answers { n, done, usage })).into_response())
+            let (characters, answers) = self.answers().await?;
+            let headers = self.headers(characters, answers.usage.prompt_tokens, &answers.done);
+            Ok((headers, self.request.body(&self.serving, answers)).into_response())
         })
         .await
     }
 
+    /// All answers, and how many characters the prompts have.
+    async fn answers(&self) -> Result<(usize, Answers), ApiError> {
+        let Choices { n, sequences, characters } = self.open(self.drafts()?).await?;
+        let keep_pieces = self.request.shows_logprobs();
+        let done = try_join_all(sequences.into_iter().map(|one| one.collect(keep_pieces))).await?;
+        // Each prompt counts once, however many answers it got.
+        let prompt_tokens = done.iter().step_by(n).map(|one| one.input_tokens).sum();
+        let usage = Usage::new(prompt_tokens, done.iter().map(|one| one.times.n_tokens).sum());
+        Ok((characters, Answers { n, done, usage }))
+    }
+
     async fn stream(self) -> Result<Response, ApiError> {
         let mut count = RequestCount::begin(&self.serving.metrics);
-        match self.open_stream().await {
+        let drafts = self.drafts().inspect_err(|error| count.fail(error))?;
+        match self.open_stream(drafts).await {
             Ok(choices) => {
                 let chunks = self.request.chunks(&self.serving, &choices);
                 Ok(stream::respond(&self.serving, choices, chunks, count))
             }
             Err(error) => {
                 count.fail(&error);
-                Err(error)
+                let as_event = self.serving.compat.streams_every_error();
+                if as_event { Ok(stream::failed(&self.serving, &error)) } else { Err(error) }
             }
         }
     }
 
-    async fn open_stream(&self) -> Result<Choices, ApiError> {
-        let mut choices = self.open().await?;
+    async fn open_stream(&self, drafts: Drafts) -> Result<Choices, ApiError> {
+        let mut choices = self.open(drafts).await?;
         stream::first_tokens(&mut choices.sequences).await?;
         Ok(choices)
     }
 
-    async fn open(&self) -> Result<Choices, ApiError> {
+    fn drafts(&self) -> Result<Drafts, ApiError> {
         let n = check_n(&self.serving, self.request.n())?;
-        let drafts = self.request.drafts(&self.serving, n)?;
-        let characters = drafts.iter().map(|draft| draft.input.characters()).sum();
-        let sequences = self.serving.open_all(repeat(&drafts, n), TextStyle::OpenAi, self.arrived).await?;
+        Ok(Drafts { n, of_prompts: self.request.drafts(&self.serving, n)? })
+    }
+
+    async fn open(&self, Drafts { n, of_prompts }: Drafts) -> Result<Choices, ApiError> {
+        let characters = of_prompts.iter().map(|draft| draft.input.characters()).sum();
+        let style = TextStyle::OpenAi { keep_stop: self.serving.compat.keeps_stop_on_v1() };
+        let sequences = self.serving.open_all(repeat(&of_prompts, n), style, self.arrived).await?;
         Ok(Choices { n, sequences, characters })
     }
 

@@ -11,3 +11,6 @@ mod completions_types;
 mod job;
 mod stream;
 mod types;
+
+pub use chat_types::ChatRequest;
+pub use job::text;

@@ -3,17 +3,16 @@
 //! A failure after the first token is an error event, then `[DONE]`; before it, an HTTP status.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 
 use axum::response::Response;
 use axum::response::sse::Event;
+use futures::StreamExt;
 use futures::stream::{self, SelectAll};
-use futures::{Stream, StreamExt};
 
 use super::job::Choices;
 use crate::api::error::{ApiError, Style};
 use crate::api::record::{RequestCount, compute_headers};
-use crate::api::sequence::{Piece, Sequence};
+use crate::api::sequence::{IndexedPieces, Piece, Sequence};
 use crate::api::sse;
 use crate::api::state::Serving;
 
@@ -33,23 +32,16 @@ pub async fn first_tokens(sequences: &mut [Sequence]) -> Result<(), ApiError> {
 
 pub fn respond(serving: &Serving, choices: Choices, chunks: impl Chunks, count: RequestCount) -> Response {
     let headers = compute_headers(&serving.compute_type, choices.characters);
-    let pieces = stream::select_all(choices.sequences.into_iter().enumerate().map(pieces));
+    let pieces = stream::select_all(choices.sequences.into_iter().enumerate().map(Sequence::indexed_pieces));
     let state = ChunkStream { pieces, chunks, count, last: None };
     sse::response(headers, serving.longest_silence, stream::unfold(state, next))
 }
 
-type Indexed = (usize, Result<Piece, ApiError>);
-type IndexedPieces = Pin<Box<dyn Stream<Item = Indexed> + Send>>;
-
-/// Pieces of one sequence with its index; ends after the last piece or the first error.
-fn pieces((index, sequence): (usize, Sequence)) -> IndexedPieces {
-    Box::pin(stream::unfold(Some(sequence), move |sequence| async move {
-        let mut sequence = sequence?;
-        match sequence.next().await {
-            Ok(piece) => piece.map(|piece| ((index, Ok(piece)), Some(sequence))),
-            Err(error) => Some(((index, Err(error)), None)),
-        }
-    }))
+/// A stream that failed before it began: the error and the end, as TGI sends them.
+pub fn failed(serving: &Serving, error: &ApiError) -> Response {
+    let headers = compute_headers(&serving.compute_type, 0);
+    let events = [sse::json(&error.body(Style::OpenAi)), sse::done()];
+    sse::response(headers, serving.longest_silence, stream::iter(events))
 }
 
 struct ChunkStream<C> {

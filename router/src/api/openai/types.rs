@@ -72,7 +72,7 @@ impl Envelope {
     /// `model`: what the answer calls the model; the server's own id when `None`.
     pub fn new(serving: &Serving, id_prefix: &str, model: Option<String>) -> Self {
         Self {
-            id: random::id(id_prefix),
+            id: if serving.compat.has_empty_ids() { String::new() } else { random::id(id_prefix) },
             created: random::unix_seconds(),
             model: model.unwrap_or_else(|| serving.info.model_id.clone()),
             system_fingerprint: serving.info.fingerprint(),

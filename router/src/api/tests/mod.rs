@@ -6,4 +6,5 @@ mod chat;
 mod completions;
 mod edge;
 mod harness;
+mod routes;
 mod tgi;

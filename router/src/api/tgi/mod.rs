@@ -15,21 +15,23 @@ use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 
 use super::error::ApiError;
-use super::extract::Json;
+use super::extract::{Json, RawJson};
 use super::random;
 use super::record::{RequestCount, compute_headers, compute_time};
 use super::sequence::Finished;
 use super::state::{App, Serving};
+use super::vllm;
 use crate::validation::{Draft, Input, Refusal, rules};
 use reply::Generated;
 use request::{GenerateRequest, Parameters};
 
-/// POST /generate
-pub async fn generate(
-    State(app): State<App>,
-    Json(request): Json<GenerateRequest>,
-) -> Result<Response, ApiError> {
-    let (headers, generated) = Job::new(app.serving()?, request, false).answer().await?;
+/// POST /generate; a body with `prompt` instead of `inputs` is vLLM's.
+pub async fn generate(State(app): State<App>, body: RawJson) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    if body.first_of(&["inputs", "prompt"]) == Some("prompt") {
+        return vllm::generate(serving, body.parse()?).await;
+    }
+    let (headers, generated) = Job::new(serving, body.parse()?, false).answer().await?;
     Ok((headers, axum::Json(generated)).into_response())
 }
 
@@ -55,6 +57,12 @@ pub async fn compat(
     }
     let (headers, generated) = job.answer().await?;
     Ok((headers, axum::Json([generated])).into_response())
+}
+
+/// The text of /generate's answer.
+pub async fn text(serving: Arc<Serving>, request: GenerateRequest) -> Result<String, ApiError> {
+    let (_, generated) = Job::new(serving, request, false).answer().await?;
+    Ok(generated.generated_text)
 }
 
 /// One request to one of these routes.

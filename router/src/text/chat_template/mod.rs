@@ -28,6 +28,36 @@ pub enum PromptPart {
     Text(String),
 }
 
+impl Prompt {
+    /// Its texts in order.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let (one, parts): (Option<&str>, &[PromptPart]) = match self {
+            Self::Text(text) => (Some(text), &[]),
+            Self::Parts(parts) => (None, parts),
+        };
+        one.into_iter().chain(parts.iter().map(PromptPart::text))
+    }
+
+    /// All of it as one text.
+    pub fn text(&self) -> String {
+        self.parts().collect()
+    }
+
+    /// Bytes of all of it.
+    pub fn n_bytes(&self) -> usize {
+        self.parts().map(str::len).sum()
+    }
+}
+
+impl PromptPart {
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Special(text) => text,
+            Self::Text(text) => text,
+        }
+    }
+}
+
 /// One chat message as templates see it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ChatMessage {

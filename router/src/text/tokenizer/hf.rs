@@ -61,18 +61,17 @@ impl HfTokenizer {
 
     /// Special tokens written out in the text become their ids.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
-        let encoding = self.library.encode(text, add_special_tokens).map_err(encode_error)?;
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+        encode(&self.library, text, add_special_tokens)
     }
 
     /// Special tokens written out in the text are characters like any other.
-    pub fn encode_literally(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    pub fn encode_literally(&self, text: &str) -> Result<Encoding, TextError> {
         let literal = self.literal.get_or_init(|| {
             let mut library = self.library.clone();
             library.set_encode_special_tokens(true);
             library
         });
-        Ok(literal.encode_fast(text, false).map_err(encode_error)?.get_ids().to_vec())
+        encode(literal, text, false)
     }
 
     pub fn token_id(&self, token: &str) -> Option<u32> {
@@ -80,8 +79,9 @@ impl HfTokenizer {
     }
 }
 
-fn encode_error(e: tokenizers::Error) -> TextError {
-    TextError::Encode(e.to_string())
+fn encode(library: &Library, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
+    let encoding = library.encode(text, add_special_tokens).map_err(|e| TextError::Encode(e.to_string()))?;
+    Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
 }
 
 /// The bytes of every token; added tokens are their own text, whatever the decoder.

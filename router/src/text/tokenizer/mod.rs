@@ -78,28 +78,31 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes a rendered chat prompt, part by part, without adding special tokens.
-    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, TextError> {
-        match prompt {
-            Prompt::Text(text) => Ok(self.encode(text, false)?.ids),
-            Prompt::Parts(parts) => {
-                let mut ids = Vec::new();
-                for part in parts {
-                    match part {
-                        PromptPart::Special(token) => ids.push(self.special_id(token)?),
-                        PromptPart::Text(text) => ids.extend(self.encode_literally(text)?),
-                    }
-                }
-                Ok(ids)
-            }
+    /// Encodes a rendered chat prompt, part by part, without adding special tokens. Offsets are into
+    /// [`Prompt::text`].
+    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Encoding, TextError> {
+        let Prompt::Parts(parts) = prompt else { return self.encode(&prompt.text(), false) };
+        let mut all = Encoding::default();
+        let mut start = 0;
+        for part in parts {
+            let one = self.encode_part(part)?;
+            all.ids.extend(one.ids);
+            all.offsets.extend(one.offsets.into_iter().map(|(from, to)| (start + from, start + to)));
+            start += part.text().len();
         }
+        Ok(all)
     }
 
-    /// Encodes text in which special tokens written out are plain characters.
-    fn encode_literally(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        match &self.encoder {
-            Encoder::Tiktoken(encoder) => encoder.encode_literally(text),
-            Encoder::Hf(encoder) => encoder.encode_literally(text),
+    /// In a text part, special tokens written out are plain characters.
+    fn encode_part(&self, part: &PromptPart) -> Result<Encoding, TextError> {
+        match (part, &self.encoder) {
+            (PromptPart::Special(token), _) => {
+                Ok(Encoding { ids: vec![self.special_id(token)?], offsets: vec![(0, token.len())] })
+            }
+            (PromptPart::Text(text), Encoder::Tiktoken(encoder)) => {
+                encoder.encode_literally(text, &self.table)
+            }
+            (PromptPart::Text(text), Encoder::Hf(encoder)) => encoder.encode_literally(text),
         }
     }
 

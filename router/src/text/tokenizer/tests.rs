@@ -78,13 +78,13 @@ fn parts_of_a_prompt_cannot_inject_special_tokens() {
     let prompt =
         Prompt::Parts(vec![PromptPart::Special("<|im_start|>"), PromptPart::Text("<|im_end|>".into())]);
     for (tokenizer, start) in [(testing::tiktoken(), 267), (testing::byte_level(), 260)] {
-        let ids = tokenizer.encode_prompt(&prompt).unwrap();
-        assert_eq!(ids[0], start);
+        let Encoding { ids, offsets } = tokenizer.encode_prompt(&prompt).unwrap();
+        assert_eq!((ids[0], offsets[0], offsets.last()), (start, (0, 12), Some(&(21, 22))));
         assert!(ids.len() > 2 && ids[1..].iter().all(|&id| !tokenizer.is_special(id)));
         assert_eq!(tokenizer.decode(&ids, false), "<|im_start|><|im_end|>");
     }
     let text = Prompt::Text("<|im_start|>a".into());
-    assert_eq!(testing::tiktoken().encode_prompt(&text).unwrap(), [267, 97]);
+    assert_eq!(testing::tiktoken().encode_prompt(&text).unwrap().ids, [267, 97]);
     let message = testing::metaspace().encode_prompt(&prompt).unwrap_err().to_string();
     assert_eq!(message, "tokenizer error the vocabulary has no special token <|im_start|>");
 }

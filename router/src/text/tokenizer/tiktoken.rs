@@ -62,8 +62,22 @@ impl TiktokenTokenizer {
 
     /// Special tokens written out in the text become their ids.
     pub fn encode(&self, text: &str, table: &TokenTable) -> Result<Encoding, TextError> {
+        self.encode_allowing(text, &ALL_SPECIAL, table)
+    }
+
+    /// Special tokens written out in the text are characters like any other.
+    pub fn encode_literally(&self, text: &str, table: &TokenTable) -> Result<Encoding, TextError> {
+        self.encode_allowing(text, &HashSet::new(), table)
+    }
+
+    fn encode_allowing(
+        &self,
+        text: &str,
+        allowed_special: &HashSet<&str>,
+        table: &TokenTable,
+    ) -> Result<Encoding, TextError> {
         let nfc = Nfc::new(text);
-        let ids = self.encode_normalised(&nfc.text, &ALL_SPECIAL)?;
+        let ids = self.encode_normalised(&nfc.text, allowed_special)?;
         // The tokens' bytes are the normalised text, cut.
         let mut end = 0;
         let offsets = ids
@@ -75,11 +89,6 @@ impl TiktokenTokenizer {
             })
             .collect();
         Ok(Encoding { ids, offsets })
-    }
-
-    /// Special tokens written out in the text are characters like any other.
-    pub fn encode_literally(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        self.encode_normalised(&Nfc::new(text).text, &HashSet::new())
     }
 
     fn encode_normalised(&self, text: &str, allowed_special: &HashSet<&str>) -> Result<Vec<u32>, TextError> {

@@ -1,0 +1,126 @@
+//! Text to token ids and back, without a model: /tokenize, /chat_tokenize, /detokenize.
+//!
+//! /tokenize takes TGI's body and answers with TGI's list; a body with `prompt` or `messages` is vLLM's.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::extract::{Json, RawJson};
+use super::openai::ChatRequest;
+use super::record::RequestCount;
+use super::state::{App, Serving};
+use super::tgi::request::GenerateRequest;
+use crate::text::{Encoding, Prompt};
+use crate::validation::Refusal;
+
+/// One token of a text: `start` and `stop` are byte offsets into it.
+#[derive(Debug, Serialize)]
+struct TokenSpan<'a> {
+    id: u32,
+    text: Cow<'a, str>,
+    start: usize,
+    stop: usize,
+}
+
+/// Answer of /chat_tokenize.
+#[derive(Debug, Serialize)]
+struct ChatTokens<'a> {
+    tokenize_response: Vec<TokenSpan<'a>>,
+    templated_text: &'a str,
+}
+
+/// vLLM's body of /tokenize for a text.
+#[derive(Debug, Deserialize)]
+struct VllmText {
+    prompt: String,
+    /// Whether the tokenizer adds its own, such as a BOS; true when absent.
+    add_special_tokens: Option<bool>,
+}
+
+/// vLLM's answer of /tokenize.
+#[derive(Debug, Serialize)]
+struct VllmTokens {
+    count: usize,
+    max_model_len: u32,
+    tokens: Vec<u32>,
+    /// Never asked for here.
+    token_strs: Option<Vec<String>>,
+}
+
+/// Body of /detokenize.
+#[derive(Debug, Deserialize)]
+pub struct DetokenizeRequest {
+    tokens: Vec<u32>,
+}
+
+/// Answer of /detokenize.
+#[derive(Debug, Serialize)]
+struct Detokenized {
+    prompt: String,
+}
+
+/// POST /tokenize: ignores the parameters of a generate body.
+pub async fn tokenize(State(app): State<App>, body: RawJson) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let encoding = match body.first_of(&["inputs", "prompt", "messages"]) {
+        Some("prompt") => {
+            let VllmText { prompt, add_special_tokens } = body.parse()?;
+            serving.validator.encode(prompt, add_special_tokens.unwrap_or(true)).await?
+        }
+        Some("messages") => {
+            let prompt = body.parse::<ChatRequest>()?.prompt(&serving)?;
+            serving.validator.encode_prompt(prompt).await?
+        }
+        _ => {
+            let text = body.parse::<GenerateRequest>()?.inputs;
+            let encoding = serving.validator.encode(text.clone(), true).await?;
+            return Ok(axum::Json(spans(&text, &encoding)).into_response());
+        }
+    };
+    let tokens = encoding.ids;
+    let max_model_len = serving.info.max_total_tokens;
+    Ok(axum::Json(VllmTokens { count: tokens.len(), max_model_len, tokens, token_strs: None })
+        .into_response())
+}
+
+/// POST /chat_tokenize: the tokens of a chat body's prompt, and its text. Counts as a request, as in TGI.
+pub async fn chat_tokenize(
+    State(app): State<App>,
+    Json(request): Json<ChatRequest>,
+) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let (text, encoding) = RequestCount::over(&serving.metrics, chat_tokens(&serving, &request)).await?;
+    let body = ChatTokens { tokenize_response: spans(&text, &encoding), templated_text: &text };
+    Ok(axum::Json(body).into_response())
+}
+
+async fn chat_tokens(serving: &Serving, request: &ChatRequest) -> Result<(String, Encoding), ApiError> {
+    let prompt: Prompt = request.prompt(serving)?;
+    Ok((prompt.text(), serving.validator.encode_prompt(prompt).await?))
+}
+
+/// POST /detokenize: special tokens are text.
+pub async fn detokenize(
+    State(app): State<App>,
+    Json(request): Json<DetokenizeRequest>,
+) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let n_ids = serving.tokenizer.vocab_size();
+    if let Some(id) = request.tokens.iter().find(|id| **id as usize >= n_ids) {
+        return Err(Refusal(format!("token ids must be < {n_ids}. Given: {id}")).into());
+    }
+    Ok(axum::Json(Detokenized { prompt: serving.tokenizer.decode(&request.tokens, false) }).into_response())
+}
+
+fn spans<'a>(text: &'a str, encoding: &Encoding) -> Vec<TokenSpan<'a>> {
+    let bytes = text.as_bytes();
+    let span = |(&id, &(start, stop)): (&u32, &(usize, usize))| {
+        let text = String::from_utf8_lossy(bytes.get(start..stop).unwrap_or_default());
+        TokenSpan { id, text, start, stop }
+    };
+    encoding.ids.iter().zip(&encoding.offsets).map(span).collect()
+}

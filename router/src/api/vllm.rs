@@ -1,0 +1,188 @@
+//! The request shape of vLLM's first server, POST /generate with `prompt` and sampling parameters: people
+//! who follow a model card written for it reach this server unchanged.
+//!
+//! Answers `{"text": [prompt and answer, ...]}`; a stream is one such object a line, each with the text so
+//! far. Parameters that change the answer and are not supported are refused, never ignored.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures::future::try_join_all;
+use futures::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::error::{ApiError, Style};
+use super::lists::one_or_many;
+use super::pieces::TextStyle;
+use super::random;
+use super::record::RequestCount;
+use super::sequence::Sequence;
+use super::state::Serving;
+use crate::validation::rules::SamplingChoice;
+use crate::validation::{Draft, Input, Refusal};
+
+/// vLLM's default.
+const MAX_TOKENS: u32 = 16;
+
+/// Body of POST /generate in vLLM's shape.
+#[derive(Debug, Deserialize)]
+pub struct VllmRequest {
+    prompt: String,
+    stream: Option<bool>,
+    n: Option<usize>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    /// -1 and 0 are off.
+    top_k: Option<i32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    repetition_penalty: Option<f32>,
+    seed: Option<u64>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    stop: Vec<String>,
+    max_tokens: Option<u32>,
+    ignore_eos: Option<bool>,
+    // What changes the answer and is not done here.
+    best_of: Option<usize>,
+    use_beam_search: Option<bool>,
+    length_penalty: Option<f32>,
+    min_p: Option<f32>,
+    min_tokens: Option<u32>,
+    stop_token_ids: Option<Vec<u32>>,
+    logit_bias: Option<Value>,
+    guided_decoding: Option<Value>,
+    structured_outputs: Option<Value>,
+}
+
+/// The answer, or one line of a stream.
+#[derive(Debug, Serialize)]
+struct Texts<'a> {
+    text: Vec<&'a str>,
+}
+
+impl VllmRequest {
+    fn refuse_unsupported(&self, n: usize) -> Result<(), Refusal> {
+        let unused = |value: &Option<Value>| value.as_ref().is_none_or(Value::is_null);
+        for (name, is_off) in [
+            ("best_of", self.best_of.is_none_or(|best_of| best_of == n)),
+            ("use_beam_search", self.use_beam_search != Some(true)),
+            ("length_penalty", self.length_penalty.is_none_or(|penalty| penalty == 1.0)),
+            ("min_p", self.min_p.is_none_or(|p| p == 0.0)),
+            ("min_tokens", self.min_tokens.is_none_or(|n| n == 0)),
+            ("stop_token_ids", self.stop_token_ids.as_ref().is_none_or(Vec::is_empty)),
+            ("logit_bias", unused(&self.logit_bias)),
+            ("guided_decoding", unused(&self.guided_decoding)),
+            ("structured_outputs", unused(&self.structured_outputs)),
+        ] {
+            if !is_off {
+                return Err(Refusal(format!("`{name}` is not supported on this route. Leave it out")));
+            }
+        }
+        Ok(())
+    }
+
+    fn drafts(&self, max_n: usize) -> Result<Vec<Draft>, Refusal> {
+        let n = self.n.unwrap_or(1);
+        if !(1..=max_n).contains(&n) {
+            return Err(Refusal(format!("`n` must be > 0 and <= {max_n}. Given: {n}")));
+        }
+        self.refuse_unsupported(n)?;
+        let greedy = self.temperature == Some(0.0);
+        let draft = |i: usize| Draft {
+            choice: SamplingChoice {
+                do_sample: !greedy,
+                temperature: self.temperature.filter(|_| !greedy),
+                top_k: self.top_k.filter(|k| !greedy && *k > 0),
+                top_p: self.top_p.filter(|p| !greedy && *p != 1.0),
+                typical_p: None,
+                repetition_penalty: self.repetition_penalty,
+                frequency_penalty: self.frequency_penalty,
+                presence_penalty: self.presence_penalty,
+                seed: self.seed.map(|seed| seed.wrapping_add(i as u64)),
+            },
+            max_new_tokens: Some(self.max_tokens.unwrap_or(MAX_TOKENS)),
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            ..Draft::new(Input::Text(self.prompt.clone()), random::seed())
+        };
+        Ok((0..n).map(draft).collect())
+    }
+}
+
+/// Answers a request that POST /generate recognised.
+pub async fn generate(serving: Arc<Serving>, request: VllmRequest) -> Result<Response, ApiError> {
+    let mut count = RequestCount::begin(&serving.metrics);
+    match respond(&serving, &request).await {
+        Ok(Answer::Whole(response)) => {
+            count.succeed();
+            Ok(response)
+        }
+        Ok(Answer::Stream(sequences)) => {
+            let lines = lines(sequences, request.prompt, count);
+            let body = Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>));
+            let content_type = HeaderValue::from_static("application/x-ndjson");
+            Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+        }
+        Err(error) => {
+            count.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+enum Answer {
+    Whole(Response),
+    Stream(Vec<Sequence>),
+}
+
+async fn respond(serving: &Serving, request: &VllmRequest) -> Result<Answer, ApiError> {
+    let drafts = request.drafts(serving.info.max_client_batch_size)?;
+    let style = TextStyle::OpenAi { keep_stop: false };
+    let mut sequences = serving.open_all(drafts, style, Instant::now()).await?;
+    if request.stream.unwrap_or(false) {
+        try_join_all(sequences.iter_mut().map(Sequence::first)).await?;
+        return Ok(Answer::Stream(sequences));
+    }
+    let done = try_join_all(sequences.into_iter().map(|one| one.collect(false))).await?;
+    let texts: Vec<String> = done.iter().map(|one| format!("{}{}", request.prompt, one.answer)).collect();
+    let body = Texts { text: texts.iter().map(String::as_str).collect() };
+    Ok(Answer::Whole(axum::Json(body).into_response()))
+}
+
+/// One line for each token of any sequence, with all texts so far; an error object as the last when it fails.
+fn lines(
+    sequences: Vec<Sequence>,
+    prompt: String,
+    count: RequestCount,
+) -> impl Stream<Item = Bytes> + Send + 'static {
+    let texts = vec![prompt; sequences.len()];
+    let pieces = stream::select_all(sequences.into_iter().enumerate().map(Sequence::indexed_pieces));
+    stream::unfold(Some((pieces, texts, count)), |state| async move {
+        let (mut pieces, mut texts, mut count) = state?;
+        match pieces.next().await {
+            Some((index, Ok(piece))) => {
+                texts[index] += &piece.text;
+                let line = line(&Texts { text: texts.iter().map(String::as_str).collect() });
+                Some((line, Some((pieces, texts, count))))
+            }
+            Some((_, Err(error))) => {
+                count.fail(&error);
+                Some((line(&error.body(Style::Tgi)), None))
+            }
+            None => {
+                count.succeed();
+                None
+            }
+        }
+    })
+}
+
+fn line(value: &impl Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
