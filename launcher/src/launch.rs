@@ -4,6 +4,7 @@
 //! fetched, loaded or spawned.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::args::{self, Args, Secret, ServerArgs};
 use crate::checks::{self, DeviceCount};
 use crate::environment;
 use crate::error::LauncherError;
-use crate::model::{CacheVariables, HubCache, ModelSource, Weights, find_snapshot, read_folder, starter};
+use crate::model::hub::{self, CacheVariables, HubModel, HubSettings};
+use crate::model::{ModelFacts, ModelSource, Weights, read_folder, starter};
 use crate::supervise::{self, Launch, Program, Resolved, SocketFolder, StopSignals};
 
 const SHARD: &str = "text-generation-shard";
@@ -108,21 +110,34 @@ async fn find_model(args: &Args) -> Result<(PathBuf, String), LauncherError> {
     let source = ModelSource::of(id)?;
     let name = id.unwrap_or(starter::NAME).to_owned();
     info!("Starting check and download process for {name}");
-    let variables = CacheVariables::from_environment();
     let folder = match source {
         ModelSource::Folder(folder) => folder,
-        ModelSource::Hub(id) => {
-            let cache = HubCache::locate(args.model.huggingface_hub_cache.as_deref(), &variables);
-            find_snapshot(&id, &args.model, &cache)?
-        }
+        ModelSource::Hub(id) => from_hub(id, args).await?,
         ModelSource::Starter => {
             let no_home =
                 || LauncherError::argument("no --model-id, and neither HOME nor XDG_CACHE_HOME is set");
-            starter::prepare(&variables.user_cache().ok_or_else(no_home)?).await?
+            starter::prepare(&CacheVariables::from_environment().user_cache().ok_or_else(no_home)?).await?
         }
     };
     info!("Successfully downloaded weights for {name}");
     Ok((folder, name))
+}
+
+/// The snapshot of a model of the Hub, fetched as far as it is not in the cache. What the configuration
+/// alone shows to be impossible is refused before any weight is fetched.
+async fn from_hub(id: String, args: &Args) -> Result<PathBuf, LauncherError> {
+    let settings = HubSettings::from_environment(args.model.huggingface_hub_cache.as_deref());
+    let on_terminal = !args.json_output && std::io::stderr().is_terminal();
+    let model = HubModel {
+        id,
+        revision: args.model.revision.clone(),
+        weights: Weights::of(&args.model),
+        on_terminal,
+    };
+    let (quantize, limits) = (args.model.quantize, args.limits.clone());
+    let check = move |facts: &ModelFacts| checks::check_model(facts, quantize, &limits);
+    let prepared = tokio::task::spawn_blocking(move || hub::prepare(&model, &settings, check)).await;
+    prepared.unwrap_or_else(|error| Err(LauncherError::Download(error.to_string())))
 }
 
 fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf)) -> Launch {
@@ -133,13 +148,13 @@ fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf))
         shard: Program {
             path: shard,
             arguments: supervise::shard_arguments(args, resolved),
-            hidden: args::environment_names(),
+            hidden: hidden(),
             environment: Vec::new(),
         },
         router: Program {
             path: router,
             arguments: supervise::router_arguments(args, resolved),
-            hidden: args::environment_names(),
+            hidden: hidden(),
             environment: keys.into_iter().collect(),
         },
         socket: resolved.socket(0),
@@ -147,6 +162,11 @@ fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf))
         json_output: args.json_output,
         welcome: welcome(&resolved.model_name, resolved.address, &args.server),
     }
+}
+
+/// Variables that the children do not see: flags that the launcher has read, and the Hub's tokens.
+fn hidden() -> Vec<OsString> {
+    args::environment_names().into_iter().chain(hub::SECRET_VARIABLES.map(OsString::from)).collect()
 }
 
 /// One line with a request to try, for whoever started the server by hand.

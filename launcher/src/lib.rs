@@ -1,13 +1,14 @@
 //! The launcher: checks the arguments, prepares the model, spawns and supervises shard and router.
 //!
-//! `args` parses, `checks` judges (pure), `model` finds the checkpoint, `convert` makes one from a
-//! GGUF file, `supervise` runs the children by a pure policy, `launch` puts these in order. The
+//! `args` parses, `checks` judges (pure), `model` finds or downloads the checkpoint, `convert` makes one
+//! from a GGUF file, `supervise` runs the children by a pure policy, `launch` puts these in order. The
 //! launcher knows the other programs by their flags, environment, sockets and exit codes alone.
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod checks;
 pub mod convert;
+pub mod download;
 pub mod environment;
 pub mod error;
 pub mod launch;

@@ -1,4 +1,4 @@
-//! `text-generation-launcher`: the program that people start. Parses, then serves or converts.
+//! `text-generation-launcher`: the program that people start. Parses, then serves, converts or downloads.
 //!
 //! Exit codes as TGI's: 0 after a signal or a finished subcommand, 1 after an error, which is one
 //! last line `Error: ...` on stderr, 2 for a command line that cannot be parsed.
@@ -9,13 +9,16 @@ use std::process::ExitCode;
 
 use text_generation_launcher::args::{Args, Command, Invocation, parse};
 use text_generation_launcher::convert::{self, ConvertArgs};
+use text_generation_launcher::download::{self, DownloadArgs};
 use text_generation_launcher::{launch, logging};
 
 fn main() -> ExitCode {
     let Invocation { cli, without_effect } = parse();
-    logging::init(cli.args.json_output);
+    let in_json = matches!(&cli.command, Some(Command::DownloadWeights(arguments)) if arguments.json_output);
+    logging::init(cli.args.json_output || in_json);
     let done = match &cli.command {
         Some(Command::Convert(arguments)) => convert(arguments),
+        Some(Command::DownloadWeights(arguments)) => download(arguments),
         None => serve(&cli.args, &without_effect),
     };
     match done {
@@ -32,6 +35,13 @@ fn convert(arguments: &ConvertArgs) -> anyhow::Result<()> {
     let report = convert::run(arguments)?;
     // The folder is made, whether or not somebody reads this.
     let _ = writeln!(std::io::stdout(), "{}: {report}", arguments.out.display());
+    Ok(())
+}
+
+fn download(arguments: &DownloadArgs) -> anyhow::Result<()> {
+    let folder = download::run(arguments)?;
+    // The model is there, whether or not somebody reads this.
+    let _ = writeln!(std::io::stdout(), "{}", folder.display());
     Ok(())
 }
 

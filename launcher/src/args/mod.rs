@@ -18,6 +18,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::convert::ConvertArgs;
+use crate::download::DownloadArgs;
 pub use accepted::AcceptedArgs;
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
@@ -28,7 +29,12 @@ pub use values::{
 
 const OTHER_VARIABLES: &str = "Other environment variables:
   LOG_LEVEL                            warn, info (default), debug, or a filter expression
-  HF_HOME, HF_HUB_CACHE                where huggingface_hub keeps what it downloaded
+  HF_HOME, HF_HUB_CACHE                where models of the Hub are kept, shared with Python's huggingface_hub
+  HF_TOKEN                             access token for private and gated models (or the file HF_HOME/token)
+  HF_ENDPOINT                          another Hub than https://huggingface.co
+  HF_HUB_OFFLINE                       1: serve from the cache, never ask the network
+  HF_HUB_DOWNLOAD_TIMEOUT              seconds that a download may bring nothing (10)
+  HTTPS_PROXY, ALL_PROXY, NO_PROXY     proxies of downloads; SSL_CERT_FILE: certificates to trust instead
   XDG_CACHE_HOME                       where the starter model is kept, under quern/ (default ~/.cache)
   QUERN_SHARD_BIN, QUERN_ROUTER_BIN    the other two programs, when they are neither beside this one nor on PATH";
 
@@ -47,6 +53,8 @@ pub struct Cli {
 pub enum Command {
     /// Turn a GGUF file into a Hugging Face folder that this server loads.
     Convert(ConvertArgs),
+    /// Download a model of the Hugging Face Hub into the cache, and print its folder.
+    DownloadWeights(DownloadArgs),
 }
 
 /// Everything that serving needs to know.

@@ -11,7 +11,7 @@ use super::values::{Device, OpsChoice, Quantization};
 /// Flags that the launcher resolves to a folder and hands to the shard.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ModelArgs {
-    /// A local folder, or a Hub id already in the Hugging Face cache.
+    /// A local folder, or the id of a model on the Hugging Face Hub, fetched if it is not in the cache.
     /// Without it the small starter model is fetched once and served.
     #[arg(long, env)]
     pub model_id: Option<String>,

@@ -93,7 +93,12 @@ display_as_flag_value!(Quantization, Device, OpsChoice, TgiCompat);
 pub struct Secret(String);
 
 impl Secret {
-    /// The value itself, to be handed to a child process only.
+    /// Hides `value`.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, to be handed to a child process or put into a request's header only.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -14,7 +14,8 @@ use crate::args::ModelArgs;
 
 /// A configuration or weight index beyond this is refused unread.
 const MAX_JSON_BYTES: u64 = 64 << 20;
-const INDEX: &str = "model.safetensors.index.json";
+/// The file that names the shards of a checkpoint in several files.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 const MISSING_SHOWN: usize = 3;
 
 /// What must be in a model folder beside its configuration.
@@ -60,7 +61,7 @@ pub fn read_folder(folder: &Path, weights: Weights) -> Result<ModelFacts, String
 }
 
 /// The file's JSON, `None` when there is no such file.
-fn read_json(folder: &Path, name: &str) -> Result<Option<Value>, String> {
+pub(super) fn read_json(folder: &Path, name: &str) -> Result<Option<Value>, String> {
     let path = folder.join(name);
     let metadata = match fs::metadata(&path) {
         Ok(metadata) => metadata,

@@ -1,21 +1,18 @@
-//! From `--model-id` to a checked local folder: a path, a snapshot in the Hugging Face cache, or the
-//! starter model.
+//! From `--model-id` to a checked local folder: a path, a model of the Hugging Face Hub, or the starter model.
 //!
-//! Called by `launch` before anything is spawned. Reads only small files (configuration, names of
-//! weight files); never a weight, never the network: fetching the starter model is `starter`'s.
+//! Called by `launch` before anything is spawned. Of a local folder only small files are read
+//! (configuration, names of weight files), and never the network: that is `hub`'s and `starter`'s.
 
 mod facts;
 mod folder;
-mod hub_cache;
+pub mod hub;
 pub mod starter;
 
 use std::path::{Path, PathBuf};
 
 pub use facts::{ModelFacts, Positions, QuantizationFact};
 pub use folder::{Weights, read_folder};
-pub use hub_cache::{CacheVariables, HubCache};
 
-use crate::args::ModelArgs;
 use crate::error::LauncherError;
 
 /// What `--model-id` stands for.
@@ -68,25 +65,6 @@ fn is_hub_id(id: &str) -> bool {
     parts.len() <= 2
         && parts.iter().all(|part| !part.is_empty() && part.chars().all(allowed) && !part.contains(".."))
         && !id.starts_with('.')
-}
-
-/// The snapshot of a Hub repository in the cache on this machine.
-///
-/// # Errors
-/// [`LauncherError::Download`] when it is absent or incomplete; nothing is downloaded.
-pub fn find_snapshot(id: &str, args: &ModelArgs, cache: &HubCache) -> Result<PathBuf, LauncherError> {
-    let revision = args.revision.as_deref().unwrap_or("main");
-    let found = cache.snapshot(id, revision);
-    let usable = found.as_deref().map(|folder| read_folder(folder, Weights::of(args)));
-    let reason = match (found, usable) {
-        (Some(path), Some(Ok(_))) => return Ok(path),
-        (_, Some(Err(reason))) => format!("its snapshot in the cache is incomplete: {reason}"),
-        _ => format!("revision {revision} is not in the cache {}", cache.root().display()),
-    };
-    Err(LauncherError::Download(format!(
-        "{id} cannot be loaded: {reason}. This release does not download models: fetch it with `hf download {id}` of \
-         huggingface_hub, or pass the path of a local folder as --model-id"
-    )))
 }
 
 #[cfg(test)]

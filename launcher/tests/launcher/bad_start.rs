@@ -67,10 +67,8 @@ fn folders_that_are_none() {
     fs::remove_dir_all(setup.model()).expect("removed");
     refused(&setup.run(), &["there is no folder"]);
 
-    refused(
-        &Setup::new(&["--model-id", "owner/name", "--port", "0"]).run(),
-        &["DownloadError", "owner/name", "--model-id"],
-    );
+    let hub = Setup::new(&["--model-id", "owner/name", "--port", "0"]).env("HF_HUB_OFFLINE", "1");
+    refused(&hub.run(), &["DownloadError", "owner/name", "HF_HUB_OFFLINE", "--model-id"]);
 }
 
 #[test]
