@@ -220,6 +220,7 @@ impl Sequence {
             new_blocks,
             input: Some(input),
             sample: false,
+            ..Default::default()
         };
         self.n_sent += row_tokens(&row);
         row.sample = self.n_sent >= prompt.len();
