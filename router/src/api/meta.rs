@@ -4,13 +4,13 @@ use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::state::App;
 
 /// The body of /info: TGI 3's fields and those that older clients still read.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Info {
     pub model_id: String,
     pub model_sha: Option<String>,
@@ -42,36 +42,51 @@ impl Info {
     }
 }
 
-/// GET /info
+/// What this server serves, and its limits.
+#[utoipa::path(get, path = "/info", tag = "Server",
+    responses((status = 200, description = "Model and limits", body = Info)))]
 pub async fn info(State(app): State<App>) -> Result<Response, ApiError> {
     Ok(axum::Json(&app.serving()?.info).into_response())
 }
 
-/// GET /, /health, /ping, /readyz: 200 when a generation would be served now.
+/// Whether a generation would be served now. The same at /, /ping and /readyz.
+#[utoipa::path(get, path = "/health", tag = "Server",
+    responses((status = 200, description = "Yes")))]
 pub async fn health(State(app): State<App>) -> Result<(), ApiError> {
     let ready = app.serving().is_ok_and(|serving| serving.engine.status().shard_ready);
     if ready { Ok(()) } else { Err(ApiError::Unhealthy) }
 }
 
-/// GET /livez: 503 only when a restart would help, so not while the model loads.
+/// Whether the process is of use: 503 only when a restart would help, so not while the model loads.
+#[utoipa::path(get, path = "/livez", tag = "Server",
+    responses((status = 200, description = "Yes")))]
 pub async fn live(State(app): State<App>) -> Result<(), ApiError> {
     let lost = app.serving().is_ok_and(|serving| !serving.engine.status().shard_ready);
     if lost { Err(ApiError::Unhealthy) } else { Ok(()) }
 }
 
-/// GET /metrics
+/// Metrics in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "Server",
+    responses((status = 200, description = "All series", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let text = app.serving()?.metrics.render();
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
 /// The model, as OpenAI's clients list it.
-#[derive(Debug, Serialize)]
-struct Model<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     owned_by: &'a str,
+}
+
+/// All models: one.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList<'a> {
+    object: &'static str,
+    data: [Model<'a>; 1],
 }
 
 impl<'a> Model<'a> {
@@ -80,14 +95,18 @@ impl<'a> Model<'a> {
     }
 }
 
-/// GET /v1/models
+/// The models that can be asked: one.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI",
+    responses((status = 200, description = "The list", body = ModelList)))]
 pub async fn models(State(app): State<App>) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let model = Model::new(&serving.info.model_id);
-    Ok(axum::Json(json!({"object": "list", "data": [model]})).into_response())
+    let data = [Model::new(&serving.info.model_id)];
+    Ok(axum::Json(ModelList { object: "list", data }).into_response())
 }
 
-/// GET /v1/models/{id}: 404 for any other name than the one of /v1/models.
+/// One model: 404 for any other name than the one of /v1/models.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The model", body = Model)))]
 pub async fn model(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let serving = app.serving()?;
     match &serving.info.model_id {

@@ -11,6 +11,7 @@ pub mod keys;
 mod lists;
 pub mod meta;
 mod openai;
+mod openapi;
 mod pieces;
 mod platforms;
 mod random;
@@ -28,7 +29,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -61,6 +62,10 @@ fn routes() -> Router<App> {
         .route("/readyz", get(meta::health))
         .route("/livez", get(meta::live))
         .route("/metrics", get(meta::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/api-doc/openapi.json", get(openapi::document))
+        .route("/docs", get(async || Redirect::to("/docs/")))
+        .route("/docs/", get(openapi::page))
         .fallback(async || ApiError::NotFound)
 }
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::extract::{Json, RawJson};
@@ -18,8 +19,8 @@ use crate::text::{Encoding, Prompt};
 use crate::validation::Refusal;
 
 /// One token of a text: `start` and `stop` are byte offsets into it.
-#[derive(Debug, Serialize)]
-struct TokenSpan<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenSpan<'a> {
     id: u32,
     text: Cow<'a, str>,
     start: usize,
@@ -27,23 +28,23 @@ struct TokenSpan<'a> {
 }
 
 /// Answer of /chat_tokenize.
-#[derive(Debug, Serialize)]
-struct ChatTokens<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatTokens<'a> {
     tokenize_response: Vec<TokenSpan<'a>>,
     templated_text: &'a str,
 }
 
 /// vLLM's body of /tokenize for a text.
-#[derive(Debug, Deserialize)]
-struct VllmText {
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct VllmText {
     prompt: String,
     /// Whether the tokenizer adds its own, such as a BOS; true when absent.
     add_special_tokens: Option<bool>,
 }
 
 /// vLLM's answer of /tokenize.
-#[derive(Debug, Serialize)]
-struct VllmTokens {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VllmTokens {
     count: usize,
     max_model_len: u32,
     tokens: Vec<u32>,
@@ -52,47 +53,75 @@ struct VllmTokens {
 }
 
 /// Body of /detokenize.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct DetokenizeRequest {
     tokens: Vec<u32>,
 }
 
 /// Answer of /detokenize.
-#[derive(Debug, Serialize)]
-struct Detokenized {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Detokenized {
     prompt: String,
 }
 
-/// POST /tokenize: ignores the parameters of a generate body.
+/// What /tokenize takes: TGI's body (its parameters are ignored), or one of vLLM's two.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+pub enum TokenizeBody {
+    Tgi(Box<GenerateRequest>),
+    Text(VllmText),
+    Chat(Box<ChatRequest>),
+}
+
+impl TokenizeBody {
+    fn read(body: &RawJson) -> Result<Self, ApiError> {
+        match body.first_of(&["inputs", "prompt", "messages"]) {
+            Some("prompt") => Ok(Self::Text(body.parse()?)),
+            Some("messages") => Ok(Self::Chat(body.parse()?)),
+            _ => Ok(Self::Tgi(body.parse()?)),
+        }
+    }
+}
+
+/// What /tokenize answers, in the shape of its body.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum TokenizeReply<'a> {
+    Tgi(Vec<TokenSpan<'a>>),
+    Vllm(VllmTokens),
+}
+
+/// Token ids of a text.
+#[utoipa::path(post, path = "/tokenize", tag = "Tokens", request_body = TokenizeBody,
+    responses((status = 200, description = "The tokens", body = TokenizeReply)))]
 pub async fn tokenize(State(app): State<App>, body: RawJson) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let encoding = match body.first_of(&["inputs", "prompt", "messages"]) {
-        Some("prompt") => {
-            let VllmText { prompt, add_special_tokens } = body.parse()?;
+    let encoding = match TokenizeBody::read(&body)? {
+        TokenizeBody::Text(VllmText { prompt, add_special_tokens }) => {
             serving.validator.encode(prompt, add_special_tokens.unwrap_or(true)).await?
         }
-        Some("messages") => {
-            let prompt = body.parse::<ChatRequest>()?.prompt(&serving)?;
-            serving.validator.encode_prompt(prompt).await?
-        }
-        _ => {
-            let text = body.parse::<GenerateRequest>()?.inputs;
+        TokenizeBody::Chat(request) => serving.validator.encode_prompt(request.prompt(&serving)?).await?,
+        TokenizeBody::Tgi(request) => {
+            let text = request.inputs;
             let encoding = serving.validator.encode(text.clone(), true).await?;
-            return Ok(axum::Json(spans(&text, &encoding)).into_response());
+            return Ok(axum::Json(TokenizeReply::Tgi(spans(&text, &encoding))).into_response());
         }
     };
     let tokens = encoding.ids;
     let max_model_len = serving.info.max_total_tokens;
-    Ok(axum::Json(VllmTokens { count: tokens.len(), max_model_len, tokens, token_strs: None })
-        .into_response())
+    let reply = VllmTokens { count: tokens.len(), max_model_len, tokens, token_strs: None };
+    Ok(axum::Json(TokenizeReply::Vllm(reply)).into_response())
 }
 
-/// POST /chat_tokenize: the tokens of a chat body's prompt, and its text. Counts as a request, as in TGI.
+/// The prompt that a chat becomes, and its token ids.
+#[utoipa::path(post, path = "/chat_tokenize", tag = "Tokens", request_body = ChatRequest,
+    responses((status = 200, description = "The prompt and its tokens", body = ChatTokens)))]
 pub async fn chat_tokenize(
     State(app): State<App>,
     Json(request): Json<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let serving = app.serving()?;
+    // Counts as a request, as in TGI.
     let (text, encoding) = RequestCount::over(&serving.metrics, chat_tokens(&serving, &request)).await?;
     let body = ChatTokens { tokenize_response: spans(&text, &encoding), templated_text: &text };
     Ok(axum::Json(body).into_response())
@@ -103,7 +132,9 @@ async fn chat_tokens(serving: &Serving, request: &ChatRequest) -> Result<(String
     Ok((prompt.text(), serving.validator.encode_prompt(prompt).await?))
 }
 
-/// POST /detokenize: special tokens are text.
+/// The text of token ids; special tokens are text, too.
+#[utoipa::path(post, path = "/detokenize", tag = "Tokens", request_body = DetokenizeRequest,
+    responses((status = 200, description = "The text", body = Detokenized)))]
 pub async fn detokenize(
     State(app): State<App>,
     Json(request): Json<DetokenizeRequest>,

@@ -14,14 +14,16 @@ use futures::future::try_join_all;
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::error::{ApiError, Style};
-use super::lists::one_or_many;
+use super::lists::{one_or_many, one_or_many_schema};
 use super::pieces::TextStyle;
 use super::random;
 use super::record::RequestCount;
 use super::sequence::Sequence;
 use super::state::Serving;
+use super::tgi::GenerateReply;
 use crate::validation::rules::SamplingChoice;
 use crate::validation::{Draft, Input, Refusal};
 
@@ -29,7 +31,7 @@ use crate::validation::{Draft, Input, Refusal};
 const MAX_TOKENS: u32 = 16;
 
 /// Body of POST /generate in vLLM's shape.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct VllmRequest {
     prompt: String,
     stream: Option<bool>,
@@ -43,6 +45,7 @@ pub struct VllmRequest {
     repetition_penalty: Option<f32>,
     seed: Option<u64>,
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schema(schema_with = one_or_many_schema)]
     stop: Vec<String>,
     max_tokens: Option<u32>,
     ignore_eos: Option<bool>,
@@ -59,9 +62,10 @@ pub struct VllmRequest {
 }
 
 /// The answer, or one line of a stream.
-#[derive(Debug, Serialize)]
-struct Texts<'a> {
-    text: Vec<&'a str>,
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VllmTexts {
+    /// Prompt and answer, one for each of `n`.
+    text: Vec<String>,
 }
 
 impl VllmRequest {
@@ -148,9 +152,8 @@ async fn respond(serving: &Serving, request: &VllmRequest) -> Result<Answer, Api
         return Ok(Answer::Stream(sequences));
     }
     let done = try_join_all(sequences.into_iter().map(|one| one.collect(false))).await?;
-    let texts: Vec<String> = done.iter().map(|one| format!("{}{}", request.prompt, one.answer)).collect();
-    let body = Texts { text: texts.iter().map(String::as_str).collect() };
-    Ok(Answer::Whole(axum::Json(body).into_response()))
+    let text = done.iter().map(|one| format!("{}{}", request.prompt, one.answer)).collect();
+    Ok(Answer::Whole(axum::Json(GenerateReply::Vllm(VllmTexts { text })).into_response()))
 }
 
 /// One line for each token of any sequence, with all texts so far; an error object as the last when it fails.
@@ -159,15 +162,14 @@ fn lines(
     prompt: String,
     count: RequestCount,
 ) -> impl Stream<Item = Bytes> + Send + 'static {
-    let texts = vec![prompt; sequences.len()];
+    let texts = VllmTexts { text: vec![prompt; sequences.len()] };
     let pieces = stream::select_all(sequences.into_iter().enumerate().map(Sequence::indexed_pieces));
     stream::unfold(Some((pieces, texts, count)), |state| async move {
         let (mut pieces, mut texts, mut count) = state?;
         match pieces.next().await {
             Some((index, Ok(piece))) => {
-                texts[index] += &piece.text;
-                let line = line(&Texts { text: texts.iter().map(String::as_str).collect() });
-                Some((line, Some((pieces, texts, count))))
+                texts.text[index] += &piece.text;
+                Some((line(&texts), Some((pieces, texts, count))))
             }
             Some((_, Err(error))) => {
                 count.fail(&error);

@@ -18,6 +18,10 @@ use crate::api::{random, sse};
 use crate::text::{Prompt, TextError};
 use crate::validation::{Draft, Input};
 
+/// Answer a chat.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatRequest,
+    responses((status = 200, description = "The answer",
+        content((ChatCompletion = "application/json"), (Chunk = "text/event-stream")))))]
 pub async fn respond(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
     job::respond(app, request).await
 }

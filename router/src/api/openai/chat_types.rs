@@ -2,17 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
 use crate::api::error::ApiError;
-use crate::api::lists::one_or_many;
+use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::api::sequence::Piece;
 use crate::request::TokenLogprob;
 use crate::text::{ChatMessage, Tokenizer};
 use crate::validation::Refusal;
 
 /// The request. Fields that change nothing here (`user`, `logit_bias`, ...) are not read.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct ChatRequest {
     pub messages: Vec<Message>,
     pub model: Option<String>,
@@ -25,6 +26,7 @@ pub struct ChatRequest {
     pub max_completion_tokens: Option<u32>,
     pub n: Option<usize>,
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schema(schema_with = one_or_many_schema)]
     pub stop: Vec<String>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
@@ -33,12 +35,12 @@ pub struct ChatRequest {
     response_format: Option<ResponseFormat>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct ResponseFormat {
     r#type: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct Message {
     role: String,
     content: Option<Content>,
@@ -46,14 +48,14 @@ pub struct Message {
     tool_calls: Option<Value>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string or a list of content parts")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Part {
     r#type: String,
     text: Option<String>,
@@ -128,7 +130,7 @@ impl Part {
 }
 
 /// The whole answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatCompletion {
     pub object: &'static str,
     pub id: String,
@@ -146,7 +148,7 @@ impl ChatCompletion {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Choice {
     pub index: usize,
     pub message: Answer,
@@ -155,7 +157,7 @@ pub struct Choice {
 }
 
 /// A message or the delta of one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Answer {
     pub role: &'static str,
     pub content: String,
@@ -168,7 +170,7 @@ impl Answer {
 }
 
 /// One event of a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Chunk<'a> {
     object: &'static str,
     id: &'a str,
@@ -193,7 +195,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChunkChoice {
     pub index: usize,
     pub delta: Answer,
@@ -201,12 +203,12 @@ pub struct ChunkChoice {
     pub finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Logprobs {
     content: Vec<Logprob>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Logprob {
     #[serde(flatten)]
     token: Candidate,
@@ -214,7 +216,7 @@ struct Logprob {
 }
 
 /// A token with its exact bytes: half a character has no text of its own.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Candidate {
     token: String,
     logprob: f32,

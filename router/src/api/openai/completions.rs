@@ -18,6 +18,10 @@ use crate::api::{random, sse};
 use crate::text::Tokenizer;
 use crate::validation::{Draft, Input};
 
+/// Continue texts.
+#[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionRequest,
+    responses((status = 200, description = "The answers",
+        content((Completion = "application/json"), (Chunk = "text/event-stream")))))]
 pub async fn respond(
     State(app): State<App>,
     Json(request): Json<CompletionRequest>,

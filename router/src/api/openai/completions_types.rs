@@ -2,16 +2,17 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
 use crate::api::error::ApiError;
-use crate::api::lists::one_or_many;
+use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::api::sequence::Piece;
 use crate::text::Tokenizer;
 use crate::validation::{Input, Refusal};
 
 /// The request. Fields that change nothing here (`user`, `logit_bias`, ...) are not read.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct CompletionRequest {
     #[serde(deserialize_with = "prompts")]
     pub prompt: Vec<PromptText>,
@@ -25,13 +26,14 @@ pub struct CompletionRequest {
     echo: Option<bool>,
     suffix: Option<Value>,
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schema(schema_with = one_or_many_schema)]
     pub stop: Vec<String>,
     pub stream: Option<bool>,
     stream_options: Option<StreamOptions>,
 }
 
 /// One prompt: text, or token ids.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PromptText {
     Text(String),
@@ -100,7 +102,7 @@ impl CompletionRequest {
 }
 
 /// The whole answer; also the last chunk of each choice, with its usage.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Completion<'a> {
     object: &'static str,
     id: &'a str,
@@ -112,7 +114,7 @@ pub struct Completion<'a> {
 }
 
 /// Every other chunk.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Chunk<'a> {
     object: &'static str,
     id: &'a str,
@@ -149,7 +151,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Choice {
     pub index: usize,
     pub text: String,
@@ -159,10 +161,11 @@ pub struct Choice {
 }
 
 /// OpenAI's legacy columns, one entry a token.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Logprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
+    #[schema(value_type = Vec<std::collections::HashMap<String, f32>>)]
     top_logprobs: Vec<TopLogprobs>,
     /// Characters of the answer before the token's text.
     text_offset: Vec<usize>,

@@ -13,4 +13,5 @@ mod stream;
 mod types;
 
 pub use chat_types::ChatRequest;
+pub use completions_types::CompletionRequest;
 pub use job::text;

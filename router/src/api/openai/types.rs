@@ -1,20 +1,20 @@
 //! JSON that both OpenAI routes share, and the mapping of OpenAI's sampling fields.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::api::random;
 use crate::api::state::Serving;
 use crate::validation::rules::SamplingChoice;
 
 /// `stream_options`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
     pub include_usage: Option<bool>,
 }
 
 /// Fields of both routes that choose the next token.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct SamplingFields {
     temperature: Option<f32>,
     top_p: Option<f32>,
@@ -42,7 +42,7 @@ impl SamplingFields {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     pub prompt_tokens: u32,
     pub completion_tokens: u32,

@@ -201,3 +201,40 @@ async fn strict_openai() {
     let reply = server.post("/v1/chat/completions", r#"{"messages":[{"role":"user"}],"stream":true}"#).await;
     assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
+
+/// The document names only routes that exist, refers only to schemas that it has, and says how each can fail.
+#[tokio::test]
+async fn openapi() {
+    let server = server();
+    let document = server.get("/openapi.json").await.json();
+    assert_eq!(document, server.get("/api-doc/openapi.json").await.json());
+    let text = document.to_string();
+    for part in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+        let name = &part[..part.find('"').unwrap()];
+        assert!(document["components"]["schemas"][name].is_object(), "{name}");
+    }
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 16, "{:?}", paths.keys());
+    for (path, methods) in paths {
+        let wrong_method = if methods.get("get").is_some() { "DELETE" } else { "GET" };
+        let request = axum::http::Request::builder().method(wrong_method).uri(path.replace("{id}", "M"));
+        let reply = server.request(request.body(axum::body::Body::empty()).unwrap()).await;
+        let is_root = path == "/";
+        assert!(reply.status == StatusCode::METHOD_NOT_ALLOWED || is_root, "{path}: {}", reply.status);
+        for (method, operation) in methods.as_object().unwrap() {
+            let statuses = operation["responses"].as_object().unwrap();
+            for status in ["200", "500", "503"] {
+                assert!(statuses.contains_key(status), "{method} {path} {status}");
+            }
+            assert_eq!(statuses.contains_key("422"), method == "post", "{method} {path}");
+            assert!(operation["summary"].is_string(), "{method} {path}");
+        }
+    }
+    let page = server.get("/docs/").await;
+    assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
+    assert!(
+        !page.body.contains("http://") && !page.body.contains("https://"),
+        "nothing is fetched from elsewhere"
+    );
+    assert_eq!(server.get("/docs").await.header("location"), "/docs/");
+}

@@ -2,7 +2,7 @@
 //!
 //! `request` and `reply` have their JSON, `stream` the server-sent events; this file joins them to `Serving`.
 
-mod reply;
+pub mod reply;
 pub mod request;
 mod stream;
 
@@ -13,6 +13,8 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::extract::{Json, RawJson};
@@ -20,22 +22,53 @@ use super::random;
 use super::record::{RequestCount, compute_headers, compute_time};
 use super::sequence::Finished;
 use super::state::{App, Serving};
-use super::vllm;
+use super::vllm::{self, VllmRequest, VllmTexts};
 use crate::validation::{Draft, Input, Refusal, rules};
-use reply::Generated;
+use reply::{Generated, StreamEvent};
 use request::{GenerateRequest, Parameters};
 
-/// POST /generate; a body with `prompt` instead of `inputs` is vLLM's.
-pub async fn generate(State(app): State<App>, body: RawJson) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
-    if body.first_of(&["inputs", "prompt"]) == Some("prompt") {
-        return vllm::generate(serving, body.parse()?).await;
-    }
-    let (headers, generated) = Job::new(serving, body.parse()?, false).answer().await?;
-    Ok((headers, axum::Json(generated)).into_response())
+/// What POST /generate takes: TGI's body, or vLLM's with `prompt` instead of `inputs`.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+pub enum GenerateBody {
+    Tgi(Box<GenerateRequest>),
+    Vllm(Box<VllmRequest>),
 }
 
-/// POST /generate_stream
+impl GenerateBody {
+    fn read(body: &RawJson) -> Result<Self, ApiError> {
+        match body.first_of(&["inputs", "prompt"]) {
+            Some("prompt") => Ok(Self::Vllm(body.parse()?)),
+            _ => Ok(Self::Tgi(body.parse()?)),
+        }
+    }
+}
+
+/// What POST /generate answers, in the shape of its body.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum GenerateReply {
+    Tgi(Generated),
+    Vllm(VllmTexts),
+}
+
+/// Continue a text.
+#[utoipa::path(post, path = "/generate", tag = "TGI", request_body = GenerateBody,
+    responses((status = 200, description = "The answer; a line of it a token where vLLM's body asks for a stream",
+        content((GenerateReply = "application/json"), (String = "application/x-ndjson")))))]
+pub async fn generate(State(app): State<App>, body: RawJson) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let request = match GenerateBody::read(&body)? {
+        GenerateBody::Tgi(request) => *request,
+        GenerateBody::Vllm(request) => return vllm::generate(serving, *request).await,
+    };
+    let (headers, generated) = Job::new(serving, request, false).answer().await?;
+    Ok((headers, axum::Json(GenerateReply::Tgi(generated))).into_response())
+}
+
+/// Continue a text, token by token, as server-sent events.
+#[utoipa::path(post, path = "/generate_stream", tag = "TGI", request_body = GenerateRequest,
+    responses((status = 200, description = "An event a token", body = StreamEvent, content_type = "text/event-stream")))]
 pub async fn generate_stream(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,
@@ -43,8 +76,13 @@ pub async fn generate_stream(
     stream::respond(Job::new(app.serving()?, request, false)).await
 }
 
-/// POST /: a stream when asked, else /generate's answer as the one element of a list. Returns the
-/// prompt too by default, as TGI does for text-generation models and local folders.
+/// Continue a text: a stream when asked for, else a list with one answer.
+///
+/// `generated_text` begins with the inputs unless `return_full_text` is false, as TGI has it for
+/// text-generation models and local folders.
+#[utoipa::path(post, path = "/", tag = "TGI", request_body = GenerateRequest,
+    responses((status = 200, description = "The answer",
+        content((Vec<Generated> = "application/json"), (StreamEvent = "text/event-stream")))))]
 pub async fn compat(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,

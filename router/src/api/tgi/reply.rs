@@ -1,20 +1,22 @@
 //! JSON that TGI's routes write. Key order is TGI's.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::api::sequence::{Finished, Piece, Prefill};
 use crate::request::TokenLogprob;
 use crate::text::Tokenizer;
 
 /// Answer of /generate.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Generated {
     pub generated_text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
 }
 
-#[derive(Debug, Serialize)]
+/// How an answer came about.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Details {
     finish_reason: &'static str,
     generated_tokens: u32,
@@ -31,7 +33,7 @@ pub struct Details {
 }
 
 /// One of `best_of` answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct BestOfSequence {
     generated_text: String,
     finish_reason: &'static str,
@@ -44,11 +46,12 @@ struct BestOfSequence {
 }
 
 /// A token of the prompt.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct PrefillToken {
     id: u32,
     text: String,
     /// `null` for the first.
+    #[schema(value_type = Option<f32>, required = true)]
     logprob: f32,
 }
 
@@ -109,11 +112,13 @@ fn own_text(tokenizer: &Tokenizer, id: u32) -> String {
     String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned()
 }
 
-#[derive(Debug, Serialize)]
+/// A generated token, or a candidate for one.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Token {
     id: u32,
     text: String,
     /// `null` when not finite.
+    #[schema(value_type = Option<f32>, required = true)]
     logprob: f32,
     special: bool,
 }
@@ -138,7 +143,7 @@ impl Token {
 }
 
 /// One event of /generate_stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StreamEvent<'a> {
     /// From 1.
     pub index: u32,
@@ -150,7 +155,8 @@ pub struct StreamEvent<'a> {
     pub details: Option<StreamDetails>,
 }
 
-#[derive(Debug, Serialize)]
+/// How a streamed answer came about.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StreamDetails {
     pub finish_reason: &'static str,
     pub generated_tokens: u32,

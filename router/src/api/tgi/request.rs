@@ -1,19 +1,22 @@
 //! JSON that TGI's routes read. `null` means "not given" everywhere; unknown keys are ignored.
 
 use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 
 use crate::api::compat::Compat;
-use crate::api::lists::one_or_many;
+use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::validation::rules::SamplingChoice;
 use crate::validation::{Draft, Input, Refusal};
 
 /// Body of /generate, /generate_stream, / and /tokenize.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct GenerateRequest {
+    /// The text to continue. Special tokens written out in it are special tokens.
     pub inputs: String,
     parameters: Option<Parameters>,
     /// Only / reads it.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     pub stream: bool,
 }
 
@@ -27,38 +30,69 @@ impl GenerateRequest {
     }
 }
 
-/// `parameters`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+/// What the answer is to be like. `null` means "not given" everywhere.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct Parameters {
+    /// Generate so many answers and return the likeliest.
+    #[schema(minimum = 1)]
     pub best_of: Option<usize>,
+    /// Below 1 sharpens, above 1 flattens the distribution; 1 is off.
+    #[schema(exclusive_minimum = 0)]
     temperature: Option<f32>,
+    /// Divides the logits of tokens that occurred, in prompt or answer; 1 is off.
+    #[schema(exclusive_minimum = 0)]
     repetition_penalty: Option<f32>,
+    /// Subtracted from a token's logit for each time it was generated.
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    /// Sample from the k likeliest tokens.
+    #[schema(minimum = 1)]
     top_k: Option<i32>,
+    /// Sample from the fewest tokens whose probabilities add up to this.
+    #[schema(exclusive_minimum = 0, exclusive_maximum = 1)]
     top_p: Option<f32>,
+    /// Locally typical sampling with this mass.
+    #[schema(exclusive_minimum = 0, exclusive_maximum = 1)]
     typical_p: Option<f32>,
-    #[serde(deserialize_with = "or_default")]
+    /// Sample even if no other parameter asks for it.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     do_sample: bool,
+    /// Tokens to generate at most; when absent, as many as fit.
+    #[schema(minimum = 1)]
     max_new_tokens: Option<u32>,
+    /// Begin `generated_text` with the inputs. / does when absent, the other routes do not.
     pub return_full_text: Option<bool>,
-    #[serde(deserialize_with = "one_or_many")]
+    /// Strings that end the answer; a match stays at its end.
+    #[serde(default, deserialize_with = "one_or_many")]
+    #[schema(schema_with = one_or_many_schema)]
     stop: Vec<String>,
+    /// Keep only so many of the last prompt tokens.
+    #[schema(minimum = 1)]
     truncate: Option<usize>,
-    #[serde(deserialize_with = "or_default")]
+    /// Not supported: true is refused.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     watermark: bool,
-    #[serde(deserialize_with = "or_default")]
+    /// Return tokens, finish reason and counts, too.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     details: bool,
-    #[serde(deserialize_with = "or_default")]
+    /// Return the prompt's tokens with their log-probabilities, too. Not with streaming.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     pub decoder_input_details: bool,
+    /// Of the sampling; a request with the same seed gives the same answer.
     seed: Option<u64>,
+    /// Report so many of the likeliest tokens beside each chosen one.
     top_n_tokens: Option<u32>,
     grammar: Option<Grammar>,
+    /// Not supported: no adapters are loaded.
     adapter_id: Option<String>,
 }
 
 /// A constraint on the output, checked for its shape only: it is not supported yet.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Grammar {
     #[serde(alias = "json_object")]
