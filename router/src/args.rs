@@ -52,6 +52,9 @@ pub struct Args {
     /// Most sequences running at once [default: max-concurrent-requests].
     #[arg(long, env)]
     pub max_batch_size: Option<u32>,
+    /// Whether requests of one tenant share the KV cache of a common beginning.
+    #[arg(long, env, action = ArgAction::Set, default_value = "on", value_parser = BoolishValueParser::new())]
+    pub prefix_caching: bool,
     /// Address to listen on.
     #[arg(long, env, default_value = "0.0.0.0")]
     pub hostname: String,
@@ -153,7 +156,7 @@ impl Args {
             max_batch_total_tokens: self.max_batch_total_tokens,
             max_batch_size: self.max_batch_size,
             max_concurrent_requests: self.max_concurrent_requests,
-            prefix_caching: false,
+            prefix_caching: self.prefix_caching,
         }
     }
 

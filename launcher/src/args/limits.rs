@@ -1,7 +1,8 @@
 //! Limits on requests, batches and tokens. Part of `Args`; the relations between them are checked
 //! by `checks::limits` before anything is loaded.
 
-use clap::Args as ClapArgs;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args as ClapArgs};
 
 /// Flags that bound requests and steps, all handed to the router.
 #[derive(Debug, Clone, ClapArgs)]
@@ -42,6 +43,10 @@ pub struct LimitArgs {
     /// Most requests in one batch.
     #[arg(long, env)]
     pub max_batch_size: Option<u32>,
+    /// Whether requests of one API key share the KV cache of a common beginning, for instance of a chat's
+    /// earlier turns: on or off (not a TGI flag, but its variable).
+    #[arg(long, env, action = ArgAction::Set, default_value = "on", value_parser = BoolishValueParser::new())]
+    pub prefix_caching: bool,
     /// Most prompts of one `/v1/completions` request.
     #[arg(long, env, default_value_t = 4)]
     pub max_client_batch_size: usize,

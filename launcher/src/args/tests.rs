@@ -69,6 +69,7 @@ const OUR_FLAGS: &[(&str, &str)] = &[
     ("api-key-file", "API_KEY_FILE"),
     ("tgi-compat", "TGI_COMPAT"),
     ("compat-return-full-text", "COMPAT_RETURN_FULL_TEXT"),
+    ("prefix-caching", "PREFIX_CACHING"),
 ];
 
 fn parse(flags: &[&str]) -> Result<Invocation, String> {

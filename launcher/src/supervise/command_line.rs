@@ -84,6 +84,7 @@ fn limits(line: &mut Line, limits: &LimitArgs) {
         ("--waiting-served-ratio", limits.waiting_served_ratio.to_string()),
         ("--max-waiting-tokens", limits.max_waiting_tokens.to_string()),
         ("--max-client-batch-size", limits.max_client_batch_size.to_string()),
+        ("--prefix-caching", if limits.prefix_caching { "on" } else { "off" }.to_owned()),
         ("--payload-limit", limits.payload_limit.to_string()),
         ("--validation-workers", limits.validation_workers.to_string()),
     ];
@@ -166,6 +167,7 @@ mod tests {
                 "--waiting-served-ratio=0.3",
                 "--max-waiting-tokens=20",
                 "--max-client-batch-size=4",
+                "--prefix-caching=on",
                 "--payload-limit=2000000",
                 "--validation-workers=2",
                 "--graceful-termination-timeout=90",
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn each_flag_reaches_its_child() {
-        let cases: [(&[&str], &str, &str); 19] = [
+        let cases: [(&[&str], &str, &str); 20] = [
             (&["--quantize", "awq"], "--quantize=awq", ""),
             (&["--threads", "3"], "--threads=3", ""),
             (&["--ops", "reference"], "--ops=reference", ""),
@@ -195,6 +197,7 @@ mod tests {
             (&["--max-total-tokens", "9"], "", "--max-total-tokens=9"),
             (&["--max-batch-prefill-tokens", "4096"], "", "--max-batch-prefill-tokens=4096"),
             (&["--max-batch-size", "7"], "", "--max-batch-size=7"),
+            (&["--prefix-caching", "0"], "", "--prefix-caching=off"),
             (&["--cors-allow-origin", "http://a,http://b"], "", "--cors-allow-origin=http://b"),
             (&["--tokenizer-config-path", "-x"], "", "--tokenizer-config-path=-x"),
         ];

@@ -202,7 +202,7 @@ impl<L: ShardLink> Driver<L> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         self.shared.set_counts(self.engine.n_running(), self.engine.n_waiting());
         self.shared.set_progress(self.sent.front().map(|step| step.at.max(self.last_reply)));
         self.metrics.gauges(&self.engine);

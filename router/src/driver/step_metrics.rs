@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, PlannedStep};
+use crate::engine::{Counters, Engine, PlannedStep};
 use crate::metrics::Metrics;
 
 /// What is remembered of a step until its reply.
@@ -41,12 +41,14 @@ pub(super) struct StepTimes {
 
 pub(super) struct StepMetrics {
     metrics: Arc<Metrics>,
+    /// What was recorded of the engine's counters.
+    counted: Counters,
 }
 
 impl StepMetrics {
     pub fn new(metrics: Arc<Metrics>, max_batch_total_tokens: u64) -> Self {
         metrics.set("tgi_batch_max_total_tokens", max_batch_total_tokens as f64);
-        Self { metrics }
+        Self { metrics, counted: Counters::default() }
     }
 
     pub fn sent(&self, step: SentStep) {
@@ -75,7 +77,20 @@ impl StepMetrics {
         self.metrics.add("tgi_batch_inference_failure", step.method(), 1);
     }
 
-    pub fn gauges(&self, engine: &Engine) {
+    pub fn gauges(&mut self, engine: &Engine) {
+        let (now, before) = (engine.counters(), std::mem::replace(&mut self.counted, engine.counters()));
+        for (name, growth) in [
+            ("tgi_prompt_tokens_cached", now.prompt_tokens_cached - before.prompt_tokens_cached),
+            ("tgi_prompt_tokens_computed", now.prompt_tokens_computed - before.prompt_tokens_computed),
+            ("tgi_replayed_tokens", now.replayed_tokens - before.replayed_tokens),
+            ("tgi_preemptions", now.preemptions - before.preemptions),
+            ("tgi_quarantined", now.quarantined - before.quarantined),
+        ] {
+            if growth > 0 {
+                self.metrics.add(name, "", growth);
+            }
+        }
+        self.metrics.set("tgi_prefix_cache_tokens", engine.n_cached_tokens() as f64);
         self.metrics.set("tgi_batch_current_size", engine.n_running() as f64);
         self.metrics.set("tgi_batch_current_max_tokens", engine.n_reserved_tokens() as f64);
         self.metrics.set("tgi_queue_size", engine.n_waiting() as f64);

@@ -3,8 +3,13 @@
 //! The driver owns the one `Engine`: it submits and cancels requests, sends planned steps to the
 //! shard, feeds the outcomes back and delivers the events. Time is an argument everywhere.
 
+mod admission;
+mod allotment;
 mod block_pool;
 mod config;
+mod counters;
+mod preemption;
+mod prefix_cache;
 mod queue;
 mod running;
 mod scheduler;
@@ -20,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 pub use config::{EngineConfig, EngineConfigError};
+pub use counters::Counters;
 pub use sequence::SeqId;
 pub use step::{
     PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, StartSequence, StepOutcome,
@@ -165,6 +171,9 @@ impl Engine {
         };
         sequence.suspicion.passed(row.n_tokens);
         let cleared = !sequence.suspicion.is_suspect();
+        if matches!(event, Some(GenerationEvent::Token { .. })) {
+            self.scheduler.sampled(row.seq_id, row.n_tokens);
+        }
         if ended {
             self.end(row.seq_id);
         } else if cleared && self.suspects.remove(&row.seq_id) && !self.suspects.is_empty() {
@@ -217,7 +226,7 @@ impl Engine {
             let place = in_fatal_step.entry(row.seq_id).or_default();
             *place = row.n_tokens.max(*place);
         }
-        self.scheduler.lose_blocks();
+        self.scheduler.shard_lost();
         let alone = in_fatal_step.len() == 1;
         let mut events = Events::new();
         for (seq_id, place) in in_fatal_step {
@@ -226,6 +235,7 @@ impl Engine {
             let (is_suspect, crashes) = (sequence.suspicion.is_suspect(), sequence.suspicion.crashes());
             if is_suspect && alone {
                 self.end(seq_id);
+                self.scheduler.counters.quarantined += 1;
                 events.push((seq_id, GenerationEvent::Failed(GenerationError::Quarantined { crashes })));
             } else if is_suspect {
                 self.suspects.insert(seq_id);
@@ -242,12 +252,12 @@ impl Engine {
 
     /// Fails every request for the same reason, when no shard will come any more.
     pub fn fail_all(&mut self, error: &GenerationError) -> Events {
-        self.scheduler.lose_blocks();
+        self.scheduler.shard_lost();
         self.in_flight.clear();
         let ended = self.scheduler.queue.drain();
         self.deadlines.clear();
         self.suspects.clear();
-        ended.map(|sequence| (sequence.seq_id, GenerationEvent::Failed(error.clone()))).collect()
+        ended.into_iter().map(|sequence| (sequence.seq_id, GenerationEvent::Failed(error.clone()))).collect()
     }
 
     /// Sequences that own blocks.
@@ -263,9 +273,19 @@ impl Engine {
         self.in_flight.len()
     }
 
+    /// What was done since the engine was made.
+    pub fn counters(&self) -> Counters {
+        self.scheduler.counters
+    }
+
+    /// KV tokens in blocks that hold cached beginnings, in use or not.
+    pub fn n_cached_tokens(&self) -> u64 {
+        self.scheduler.pool.n_cached() as u64 * u64::from(self.scheduler.config.block_size)
+    }
+
     /// KV tokens in the blocks that sequences own.
     pub fn n_reserved_tokens(&self) -> u64 {
-        u64::from(self.scheduler.pool.n_reserved()) * u64::from(self.scheduler.config.block_size)
+        self.scheduler.pool.n_used() as u64 * u64::from(self.scheduler.config.block_size)
     }
 
     /// True when no request is running or waiting.

@@ -1,15 +1,16 @@
-//! The policy: which sequences get a row in the next step, and which waiting ones are admitted.
+//! The policy: what the next step holds. Called by `Engine::plan_step`.
 //!
-//! Called by `Engine::plan_step`. Continuous batching, first come first served: every running
-//! sequence that can go on gets a row, then waiting ones are admitted while blocks, batch size and
-//! the step's prompt budget allow. A sequence reserves at admission every block it can ever need, so
-//! nothing is ever preempted. The head of the queue is never overtaken, so it cannot starve.
+//! Continuous batching, in four moves: running sequences get the blocks their next tokens need, if need
+//! be from others (`preemption`); waiting ones are admitted by what they need now (`admission`); the step's
+//! prompt budget is shared out (`allotment`); and everyone with something to compute gets a row, so a
+//! sequence that decodes never waits for a prompt.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::block_pool::BlockPool;
 use super::config::EngineConfig;
+use super::counters::Counters;
 use super::queue::Queue;
 use super::running::Running;
 use super::sequence::{SeqId, Sequence};
@@ -26,54 +27,43 @@ pub struct Scheduler {
     /// Sequences that lost their blocks since the last planned step: the shard drops them before its rows
     /// run, and runs steps in order, so the blocks can be given away at once.
     pub forget: Vec<SeqId>,
+    pub counters: Counters,
 }
 
 impl Scheduler {
     pub fn new(config: EngineConfig) -> Self {
-        let pool = BlockPool::new(config.n_blocks);
-        Self { config, queue: Queue::default(), running: BTreeMap::new(), pool, forget: Vec::new() }
+        Self {
+            config,
+            // The longest request of a tenant that was idle is computed at once.
+            queue: Queue::new(u64::from(config.max_total_tokens)),
+            running: BTreeMap::new(),
+            pool: BlockPool::new(config.n_blocks),
+            forget: Vec::new(),
+            counters: Counters::default(),
+        }
     }
 
-    /// A new pool in place of the lost one.
-    pub fn plan_changed(&mut self, config: EngineConfig) {
-        self.pool = BlockPool::new(config.n_blocks);
-        self.config = config;
-    }
-
-    /// The rows of the next step; empty when there is nothing to do. Prompt tokens of all rows
-    /// together stay within `max_batch_prefill_tokens`: a longer prompt goes on in the next step.
-    /// With `only`, that sequence alone gets a row.
+    /// The rows of the next step; empty when there is nothing to do. With `only`, nobody else is admitted.
     pub fn plan_rows(&mut self, only: Option<SeqId>, now: Instant) -> Vec<PlannedRow> {
-        let mut prompt_budget = self.config.max_batch_prefill_tokens as usize;
+        let anyone_preempted = self.make_room();
+        match only {
+            Some(seq_id) => self.admit_alone(seq_id, now),
+            // What was just taken from somebody is for those who needed it.
+            None if anyone_preempted => {}
+            None => self.admit_waiting(now),
+        }
+        self.allot();
+        let mut rows = Vec::with_capacity(self.running.len());
         for running in self.running.values_mut() {
-            allot(running, &mut prompt_budget);
+            let Some(row) = running.plan_row(&mut self.counters) else { continue };
+            self.queue.charge(&running.sequence.tenant(), row.input.n_tokens());
+            rows.push(row);
         }
-        while prompt_budget > 0 {
-            let Some(mut running) = self.admit(only, now) else { break };
-            allot(&mut running, &mut prompt_budget);
-            self.running.insert(running.sequence.seq_id, running);
-        }
-        self.running.values_mut().filter_map(Running::plan_row).collect()
+        rows
     }
 
-    /// Moves the head of the queue into the batch if it fits.
-    fn admit(&mut self, only: Option<SeqId>, now: Instant) -> Option<Running> {
-        if self.running.len() >= self.config.max_batch_size as usize {
-            return None;
-        }
-        let next = match only {
-            Some(seq_id) => self.queue.get_mut(seq_id)?,
-            None => self.queue.front()?,
-        };
-        if !next.is_settled() {
-            return None;
-        }
-        let n_tokens = next.max_kv_tokens();
-        let seq_id = next.seq_id;
-        let blocks = self.pool.reserve(n_tokens.div_ceil(self.config.block_size as usize))?;
-        let mut sequence = self.queue.remove(seq_id).expect("invariant: it waits");
-        sequence.mark_started(now);
-        Some(Running::admit(sequence, blocks))
+    pub fn block_size(&self) -> usize {
+        self.config.block_size as usize
     }
 
     pub fn sequence_mut(&mut self, seq_id: SeqId) -> Option<&mut Sequence> {
@@ -85,36 +75,65 @@ impl Scheduler {
 
     /// Takes a sequence out, wherever it is, and frees its blocks.
     pub fn remove(&mut self, seq_id: SeqId) -> Option<Sequence> {
-        let Some(running) = self.running.remove(&seq_id) else { return self.queue.remove(seq_id) };
-        let (sequence, blocks) = running.into_parts();
-        self.pool.release(blocks);
-        self.forget.push(seq_id);
-        Some(sequence)
+        match self.running.remove(&seq_id) {
+            None => self.queue.remove(seq_id),
+            Some(running) => {
+                let sequence = self.release(running);
+                self.queue.stopped(sequence.tenant());
+                Some(sequence)
+            }
+        }
     }
 
     /// Sends a running sequence back to the queue: it will be replayed from its token ids.
     pub fn preempt(&mut self, seq_id: SeqId) {
-        if self.running.contains_key(&seq_id)
-            && let Some(sequence) = self.remove(seq_id)
-        {
-            self.queue.push(sequence);
+        if let Some(running) = self.running.remove(&seq_id) {
+            let sequence = self.release(running);
+            self.queue.push_back(sequence);
+            self.counters.preemptions += 1;
         }
     }
 
-    /// Sends every running sequence back to the queue, with nothing in flight any more; the blocks are gone.
-    pub fn lose_blocks(&mut self) {
-        for running in std::mem::take(&mut self.running).into_values() {
-            let (sequence, blocks) = running.into_parts();
-            self.pool.release(blocks);
-            self.queue.push(sequence);
+    fn release(&mut self, running: Running) -> Sequence {
+        if running.is_known_to_shard() {
+            self.forget.push(running.sequence.seq_id);
         }
-        self.queue.iter_mut().for_each(Sequence::forget_rows_in_flight);
+        self.pool.release(running.blocks);
+        running.sequence
+    }
+
+    /// A sample came back for a row that brought the sequence to `n_tokens`: all blocks before are
+    /// computed, and sound, or there would be no sample.
+    pub fn sampled(&mut self, seq_id: SeqId, n_tokens: usize) {
+        let block_size = self.block_size();
+        let Some(running) = self.running.get_mut(&seq_id) else { return };
+        running.has_sampled = true;
+        let n_full = n_tokens / block_size;
+        if !self.config.prefix_caching || n_full <= running.n_blocks_published {
+            return;
+        }
+        for i in running.n_blocks_published..n_full {
+            let key = running.sequence.block_key(i, &self.config);
+            let ids = running.sequence.ids(i * block_size..(i + 1) * block_size);
+            self.pool.publish(running.blocks.as_slice()[i], key, ids);
+        }
+        running.n_blocks_published = n_full;
+    }
+
+    /// Sends every running sequence back to the queue, with nothing in flight any more and no block left.
+    pub fn shard_lost(&mut self) {
+        for running in std::mem::take(&mut self.running).into_values() {
+            let sequence = self.release(running);
+            self.queue.push_back(sequence);
+        }
+        self.queue.iter_mut().for_each(Sequence::shard_lost);
+        self.pool = BlockPool::new(self.config.n_blocks);
         self.forget.clear();
     }
-}
 
-fn allot(running: &mut Running, prompt_budget: &mut usize) {
-    let n = running.n_prefill_left().min(*prompt_budget);
-    running.allot(n);
-    *prompt_budget -= n;
+    /// A new pool in place of the lost one.
+    pub fn plan_changed(&mut self, config: EngineConfig) {
+        self.pool = BlockPool::new(config.n_blocks);
+        self.config = config;
+    }
 }

@@ -6,9 +6,12 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::config::EngineConfig;
+use super::counters::Counters;
+use super::prefix_cache::{BlockKey, ntk_doublings};
 use super::step::SampledToken;
 use super::suspicion::Suspicion;
-use crate::request::{FinishReason, GenerationEvent, Timing, ValidRequest};
+use crate::request::{FinishReason, GenerationEvent, Tenant, Timing, ValidRequest};
 
 /// Names a sequence for its whole life; never reused. A smaller id came earlier and so is senior.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,13 +22,19 @@ pub struct Sequence {
     pub seq_id: SeqId,
     pub request: ValidRequest,
     queued: Instant,
-    /// When the first step with tokens of it was planned.
+    /// When it was admitted first.
     started: Option<Instant>,
     generated: Vec<u32>,
     /// Planned rows whose reply has not come.
     n_rows_in_flight: u32,
     /// Those of them that sample.
     n_samples_in_flight: u32,
+    /// Of its first full blocks, as far as they were asked for.
+    block_keys: Vec<BlockKey>,
+    /// Prompt tokens that were counted as cached or computed.
+    n_prompt_counted: usize,
+    /// Blocks given to juniors while it waited for its own.
+    pub n_blocks_overtaken: usize,
     pub suspicion: Suspicion,
 }
 
@@ -39,8 +48,15 @@ impl Sequence {
             generated: Vec::new(),
             n_rows_in_flight: 0,
             n_samples_in_flight: 0,
+            block_keys: Vec::new(),
+            n_prompt_counted: 0,
+            n_blocks_overtaken: 0,
             suspicion: Suspicion::default(),
         }
+    }
+
+    pub fn tenant(&self) -> Tenant {
+        self.request.caller.tenant
     }
 
     pub fn prompt_len(&self) -> usize {
@@ -58,18 +74,47 @@ impl Sequence {
         self.prompt_len() + self.request.max_new_tokens as usize - 1
     }
 
-    /// Token ids at `range`, which lies within `len()`.
+    /// Tokens at `range`, which lies within `len()`: those of the prompt, those generated.
+    fn parts(&self, Range { start, end }: Range<usize>) -> [&[u32]; 2] {
+        let (prompt, n) = (&self.request.prompt_ids, self.prompt_len());
+        let generated = start.saturating_sub(n)..end.saturating_sub(n);
+        [&prompt[start.min(n)..end.min(n)], &self.generated[generated]]
+    }
+
     pub fn ids(&self, range: Range<usize>) -> Vec<u32> {
-        let (prompt, Range { start, end }) = (&self.request.prompt_ids, range);
-        let n = prompt.len();
-        [&prompt[start.min(n)..end.min(n)], &self.generated[start.saturating_sub(n)..end.saturating_sub(n)]]
-            .concat()
+        self.parts(range).concat()
+    }
+
+    pub fn has_ids(&self, range: Range<usize>, ids: &[u32]) -> bool {
+        self.parts(range).into_iter().flatten().eq(ids)
+    }
+
+    /// The key of full block `block_idx` (all of it within `len()`).
+    pub fn block_key(&mut self, block_idx: usize, config: &EngineConfig) -> BlockKey {
+        let block_size = config.block_size as usize;
+        let doublings = ntk_doublings(self.prompt_len(), config.ntk_seq_length);
+        for i in self.block_keys.len()..=block_idx {
+            let before = self.block_keys.last().copied();
+            let before = before.unwrap_or_else(|| BlockKey::root(&self.tenant(), doublings));
+            self.block_keys.push(before.next(&self.ids(i * block_size..(i + 1) * block_size)));
+        }
+        self.block_keys[block_idx]
+    }
+
+    fn wants_scores(&self) -> bool {
+        self.request.prompt_logprobs && self.generated.is_empty()
+    }
+
+    /// Full blocks that it may take from the prefix cache. The last token is computed in any case: what
+    /// follows it is to be sampled.
+    pub fn n_shareable_blocks(&self, block_size: usize) -> usize {
+        if self.wants_scores() { 0 } else { (self.len() - 1) / block_size }
     }
 
     /// Prompt tokens that follow the positions `inputs`, if their log-probabilities are wanted. Once there
     /// is a token, all of them have been told, and a replay does not tell them again.
     pub fn ids_to_score(&self, inputs: Range<usize>) -> Vec<u32> {
-        if !self.request.prompt_logprobs || !self.generated.is_empty() {
+        if !self.wants_scores() {
             return Vec::new();
         }
         let n = self.prompt_len();
@@ -78,8 +123,8 @@ impl Sequence {
 
     /// True when as many samples are planned or received as the request wants.
     pub fn is_fully_planned(&self) -> bool {
-        self.generated.len() as u64 + u64::from(self.n_samples_in_flight)
-            >= u64::from(self.request.max_new_tokens)
+        let n_samples = self.generated.len() as u64 + u64::from(self.n_samples_in_flight);
+        n_samples >= u64::from(self.request.max_new_tokens)
     }
 
     /// False while a reply can still add a token, so that a replay would begin too early.
@@ -87,14 +132,27 @@ impl Sequence {
         self.n_rows_in_flight == 0
     }
 
-    /// The first call counts: later ones are replays.
-    pub fn mark_started(&mut self, now: Instant) {
+    /// It gets blocks, of which the first hold `n_cached` tokens already.
+    pub fn admitted(&mut self, n_cached: usize, now: Instant, counters: &mut Counters) {
         self.started.get_or_insert(now);
+        self.n_blocks_overtaken = 0;
+        counters.prompt_tokens_cached += self.count_prompt(n_cached);
     }
 
-    pub fn row_planned(&mut self, sample: bool) {
+    /// A row brings it to `end` tokens, `n_tokens` of them explicit inputs.
+    pub fn row_planned(&mut self, end: usize, n_tokens: usize, sample: bool, counters: &mut Counters) {
         self.n_rows_in_flight += 1;
         self.n_samples_in_flight += u32::from(sample);
+        let n_first = self.count_prompt(end);
+        counters.prompt_tokens_computed += n_first;
+        counters.replayed_tokens += n_tokens as u64 - n_first;
+    }
+
+    /// Prompt tokens before `end` that were not counted yet.
+    fn count_prompt(&mut self, end: usize) -> u64 {
+        let before = self.n_prompt_counted;
+        self.n_prompt_counted = before.max(end.min(self.prompt_len()));
+        (self.n_prompt_counted - before) as u64
     }
 
     pub fn row_replied(&mut self, sample: bool) {
@@ -102,10 +160,11 @@ impl Sequence {
         self.n_samples_in_flight -= u32::from(sample);
     }
 
-    /// No reply to a row in flight will come any more.
-    pub fn forget_rows_in_flight(&mut self) {
+    /// The shard is lost: no reply will come to the rows in flight, and the next one's blocks may differ.
+    pub fn shard_lost(&mut self) {
         self.n_rows_in_flight = 0;
         self.n_samples_in_flight = 0;
+        self.block_keys.clear();
     }
 
     /// Takes the next sampled token; the sequence ends where TGI's does: at `max_new_tokens` first
@@ -142,6 +201,8 @@ mod tests {
         for start in 0..=all.len() {
             for end in start..=all.len() {
                 assert_eq!(sequence.ids(start..end), all[start..end], "{start}..{end}");
+                assert!(sequence.has_ids(start..end, &all[start..end]));
+                assert!(!sequence.has_ids(start..end, &[0]));
             }
         }
     }

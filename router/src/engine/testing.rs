@@ -37,7 +37,7 @@ pub(crate) fn config() -> EngineConfig {
         block_size: 4,
         n_blocks: 32,
         max_steps_in_flight: 1,
-        prefix_caching: true,
+        prefix_caching: false,
         ntk_seq_length: 0,
         max_total_tokens: 65,
     }

@@ -284,7 +284,8 @@ impl World {
         assert_eq!(self.engine.n_waiting() + self.engine.n_running(), n_open);
         assert!(self.engine.n_running() <= self.config.max_batch_size as usize);
         assert_eq!(self.engine.n_steps_in_flight(), self.in_flight.len());
-        assert!(self.engine.n_reserved_tokens() <= u64::from(self.config.n_blocks * self.config.block_size));
+        let scheduler = &self.engine.scheduler;
+        scheduler.pool.assert_sound(scheduler.running.values().map(|running| &running.blocks));
     }
 
     /// Lets everything open run to its end, then checks every request's story.
