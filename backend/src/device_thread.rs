@@ -21,14 +21,24 @@ use crate::ops::cpu::CpuOps;
 use crate::ops::reference::ReferenceOps;
 use loading::load_model;
 pub use loading::{DeviceFacts, Options, ShardInfo};
+#[cfg(feature = "cuda")]
+pub(crate) use loading::{open_weights, progress, read_config};
 pub use progress::Progress;
 
 /// Steps that may wait in the channel; more make the stream of steps wait.
 const MAX_QUEUED: usize = 16;
-/// An implementation of `Ops`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DeviceKind {
-    Cpu { n_threads: usize },
+    Cpu {
+        n_threads: usize,
+    },
+    /// `memory_fraction` of the GPU's memory is the shard's.
+    #[cfg(feature = "cuda")]
+    Cuda {
+        memory_fraction: f64,
+    },
     Reference,
 }
 
@@ -80,6 +90,11 @@ impl DeviceThread {
                     tracing::info!("Computing on {n_threads} CPU threads with {}", ops.level().name());
                     let (decoder, info) = load_model(ops, &options)?;
                     run(Executor::new(decoder), info, &ready_sender)
+                }
+                #[cfg(feature = "cuda")]
+                DeviceKind::Cuda { memory_fraction } => {
+                    let (executor, info) = crate::cuda::load(&options, memory_fraction)?;
+                    run(executor, info, &ready_sender)
                 }
                 DeviceKind::Reference => {
                     let (decoder, info) = load_model(ReferenceOps::default(), &options)?;

@@ -29,6 +29,9 @@ pub enum LoadError {
     Plan(String),
     #[error("not enough memory for {what}: {bytes} bytes")]
     Memory { what: &'static str, bytes: usize },
+    /// The device refused a call or failed while it was made ready.
+    #[error("{op}: {detail}")]
+    Device { op: &'static str, detail: String },
 }
 
 /// A step that failed as a whole. The router treats it as the loss of every sequence in the step.

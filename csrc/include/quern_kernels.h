@@ -79,6 +79,24 @@ typedef struct QuernAwqSource {
 /* Writes every byte of packed->tiles; rows and groups beyond N and K become zeros with scale 0. */
 int32_t quern_awq_repack(const QuernAwqSource *source, const QuernInt4 *packed, void *stream);
 
+/* ---- made-up weights, for benchmarks without a checkpoint ---- */
+
+typedef enum QuernFillKind {
+  QUERN_FILL_BITS = 0, /* int32: element i is draw(seed + i), the low half of splitmix64's output for that state */
+  QUERN_FILL_F16 = 1   /* fp16: low + (high - low) (draw(seed + i) >> 8) / 2^24, in float32 */
+} QuernFillKind;
+
+typedef struct QuernFill {
+  void *data;     /* 4-byte aligned */
+  uint64_t bytes; /* whole elements, > 0 */
+  uint64_t seed;
+  int32_t kind;   /* QuernFillKind */
+  float low;      /* of QUERN_FILL_F16 */
+  float high;
+} QuernFill;
+
+int32_t quern_fill(const QuernDevice *device, const QuernFill *args, void *stream);
+
 typedef enum QuernEpilogue {
   QUERN_STORE_F16 = 0,   /* out fp16 [M, N] = y + bias, finite values held to +-65504 */
   QUERN_STORE_F32 = 1,   /* out fp32 [M, N] = y + bias */

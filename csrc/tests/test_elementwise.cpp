@@ -66,6 +66,39 @@ void check_gather(TestContext &context, int rows, int cols) {
   context.checks.expect(out.download<Half>() == expected && out.guards_intact(), "gather cols=" + std::to_string(cols));
 }
 
+/// The low half of splitmix64's output function.
+uint32_t draw(uint64_t counter) {
+  uint64_t z = counter * 0x9e3779b97f4a7c15ull;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return static_cast<uint32_t>(z ^ (z >> 31));
+}
+
+void check_fill(TestContext &context, int kind, size_t elements) {
+  const std::string name = "fill kind=" + std::to_string(kind) + " elements=" + std::to_string(elements);
+  const uint64_t seed = context.rng.below(1 << 30) * 0x123456789ull;
+  const size_t size = kind == QUERN_FILL_BITS ? 4 : 2;
+  const float low = -0.035f, high = 0.05f;
+  for (uint32_t poison : kPoison) {
+    DeviceBuffer out(elements * size, poison);
+    const QuernFill args = {out.data(), elements * size, seed, kind, low, high};
+    STATUS_OK(quern_fill(&context.device, &args, nullptr));
+    CUDA_OK(cudaDeviceSynchronize());
+    bool right = out.guards_intact();
+    if (kind == QUERN_FILL_BITS) {
+      const std::vector<uint32_t> got = out.download<uint32_t>();
+      for (size_t i = 0; i < elements; ++i) right = right && got[i] == draw(seed + i);
+    } else {
+      const std::vector<Half> got = out.download<Half>();
+      for (size_t i = 0; i < elements; ++i) {
+        const volatile float scaled = (high - low) * (float(draw(seed + i) >> 8) / 16777216.f);  // no fused product
+        right = right && got[i] == to_half(low + scaled);
+      }
+    }
+    context.checks.expect(right, name);
+  }
+}
+
 struct NormCase {
   int rows, hidden;
   float scale;  // of the residual
@@ -143,6 +176,9 @@ void test_elementwise(TestContext &context) {
   check_embed(context, 3, 64, 100);
   check_embed(context, 65, 576, 1000);
   check_gather(context, 5, 8);
+  for (int kind : {QUERN_FILL_BITS, QUERN_FILL_F16}) {
+    for (size_t elements : {size_t(2), size_t(258), size_t(1'000'000)}) check_fill(context, kind, elements);
+  }
   for (int delta_kind : {0, 1, 2}) {
     for (NormCase c : {NormCase{1, 8, 1.f}, {3, 576, 1e4f}, {2, 8200, 1e-3f}}) check_rms_norm(context, c, delta_kind);
   }

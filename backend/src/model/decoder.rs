@@ -69,6 +69,10 @@ impl<O: Ops> Decoder<O> {
         &self.config
     }
 
+    pub fn ops(&self) -> &O {
+        &self.ops
+    }
+
     /// The device, for what only its own executor knows of it.
     pub fn ops_mut(&mut self) -> &mut O {
         &mut self.ops
@@ -121,6 +125,11 @@ impl<O: Ops> Decoder<O> {
         self.ops.set_rows(&mut memory.logits, rows.len());
         self.ops.gather_rows(&memory.normed, rows, &mut memory.last)?;
         self.ops.linear(&memory.last, &self.weights.lm_head, &mut memory.logits)
+    }
+
+    /// The device and the logits of the last `logits` call, for sampling where they are.
+    pub fn ops_and_logits<'a>(&'a mut self, memory: &'a Memory<O>) -> (&'a mut O, &'a O::Act) {
+        (&mut self.ops, &memory.logits)
     }
 
     /// Logits `[vocab]` of the `index`-th row of the last `logits` call.

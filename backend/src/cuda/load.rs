@@ -1,0 +1,53 @@
+//! From a model folder to an executor on the GPU. Called once, by the device thread.
+
+use std::time::Instant;
+
+use super::driver::Gpu;
+use super::executor::CudaExecutor;
+use super::ops::{CudaOps, packed_weight_bytes};
+use crate::device_thread::{self, DeviceFacts, Options, ShardInfo};
+use crate::error::LoadError;
+use crate::memory_plan::{self, mib};
+use crate::model::decoder::Decoder;
+use crate::model::load;
+use crate::ops::Ops;
+
+/// The device computes one step while the next one waits behind it.
+const FACTS: DeviceFacts = DeviceFacts { device_type: "cuda", dtype: "float16", max_steps_in_flight: 2 };
+
+/// Loads the model of `options` onto device 0; `memory_fraction` of it is the shard's.
+///
+/// # Errors
+/// A folder that cannot be served, a model without kernels, too little memory, a device that fails.
+pub fn load(options: &Options, memory_fraction: f64) -> Result<(CudaExecutor, ShardInfo), LoadError> {
+    let started = Instant::now();
+    let config = device_thread::read_config(options)?;
+    let gpu = Gpu::open()?;
+    let packed_bytes = packed_weight_bytes(&config)?;
+    let (free, total) = gpu.memory()?;
+    tracing::info!(
+        "{}: {} of {} free; the weights will take {}",
+        gpu.name,
+        mib(free),
+        mib(total),
+        mib(packed_bytes)
+    );
+    memory_plan::check_weights_fit(packed_bytes, free, "on the GPU")?;
+    let (source, _) = device_thread::open_weights(options, &config)?;
+    let mut ops = CudaOps::new(gpu, &config)?;
+    let weights = load::load(&mut ops, &config, &*source, &mut device_thread::progress())?;
+    let weight_bytes = ops.finish_loading()?;
+    tracing::info!("Packed {} of weights in {:.2?}", mib(weight_bytes), started.elapsed());
+    let info = ShardInfo {
+        config: config.clone(),
+        device: FACTS,
+        kv_bytes_per_token: memory_plan::kv_bytes_per_token(&config, CudaOps::KV_ELEMENT_BYTES),
+        weight_bytes,
+    };
+    let executor = CudaExecutor::new(Decoder::new(ops, config, weights), memory_fraction);
+    let executor = executor.map_err(|error| LoadError::Device {
+        op: "start the completion thread",
+        detail: error.to_string(),
+    })?;
+    Ok((executor, info))
+}

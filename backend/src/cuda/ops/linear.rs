@@ -1,0 +1,135 @@
+//! Linear layers on the GPU: int4 in the packed layout, with the kernel that suits the number of rows, and
+//! the float16 output head. Called by `CudaOps`; knows sizes and addresses, never models.
+
+use std::collections::HashMap;
+
+use super::{CudaAct, CudaOps, Element, pointer};
+use crate::cuda::arena::Arena;
+use crate::cuda::driver::{CudaError, Gpu, check};
+use crate::cuda::sys;
+use crate::error::LoadError;
+
+/// Most rows of the int4 decode kernel.
+const DECODE_ROWS: usize = 16;
+/// Most rows of one pass over the output head.
+const HEAD_ROWS: usize = 16;
+
+/// A packed layer.
+pub enum CudaLinear {
+    Int4 {
+        weight: sys::QuernInt4,
+        /// float16 `[N]`, or 0.
+        bias: u64,
+    },
+    /// float16 `[N, K]`.
+    Head { address: u64, k: usize, n: usize },
+}
+
+/// Scratch memory of the int4 kernels, zeroed once; kernels leave it so. A shape has its own, since the
+/// places of the counters differ.
+#[derive(Default)]
+pub(super) struct Workspaces {
+    shapes: Vec<(i32, i32)>,
+    decode: HashMap<(i32, i32), u64>,
+    prefill: u64,
+}
+
+impl Workspaces {
+    pub fn allocate(&mut self, gpu: &Gpu, arena: &mut Arena) -> Result<(), LoadError> {
+        for &(k, n) in &self.shapes {
+            // SAFETY: the device is readable.
+            let bytes = unsafe { sys::quern_int4_linear_decode_workspace(&gpu.device, k, n) };
+            let address = if bytes == 0 { 0 } else { arena.take("int4 products", bytes as usize)? };
+            self.decode.insert((k, n), address);
+        }
+        // SAFETY: the device is readable.
+        let bytes = unsafe { sys::quern_int4_linear_prefill_workspace(&gpu.device) };
+        self.prefill = arena.take("int4 products", bytes as usize)?;
+        Ok(())
+    }
+
+    /// Notes a shape that `allocate` will make room for.
+    pub fn note(&mut self, k: i32, n: i32) {
+        if !self.shapes.contains(&(k, n)) {
+            self.shapes.push((k, n));
+        }
+    }
+
+    /// Forgets the addresses, not the shapes.
+    pub fn clear(&mut self) {
+        self.decode.clear();
+        self.prefill = 0;
+    }
+}
+
+impl CudaOps {
+    /// `out = epilogue(x W + b)`.
+    pub(super) fn multiply(
+        &self,
+        x: &CudaAct,
+        layer: &CudaLinear,
+        out: &CudaAct,
+        epilogue: sys::QuernEpilogue,
+    ) -> Result<(), CudaError> {
+        match layer {
+            CudaLinear::Int4 { weight, bias } => self.int4(x, (weight, *bias), out, epilogue),
+            &CudaLinear::Head { address, k, n } => self.head(x, (address, k, n), out),
+        }
+    }
+
+    fn int4(
+        &self,
+        x: &CudaAct,
+        (weight, bias): (&sys::QuernInt4, u64),
+        out: &CudaAct,
+        epilogue: sys::QuernEpilogue,
+    ) -> Result<(), CudaError> {
+        let decodes = x.rows <= DECODE_ROWS;
+        let workspace = match decodes {
+            true => self.workspaces.decode.get(&(weight.k, weight.n)).copied().unwrap_or(0),
+            false => self.workspaces.prefill,
+        };
+        let args = sys::QuernLinear {
+            weight: *weight,
+            x: pointer(x.address),
+            bias: pointer(bias),
+            out: pointer(out.address),
+            workspace: pointer(workspace),
+            m: x.rows as i32,
+            ldx: x.cols as i32,
+            ldo: out.cols as i32,
+            epilogue: epilogue as i32,
+        };
+        let (device, stream) = (&self.gpu.device, self.gpu.stream_pointer());
+        // SAFETY: the matrices have these rows and columns (the entry point checks them against the weight's),
+        // and one stream uses the workspaces.
+        match decodes {
+            true => check("int4_decode", unsafe { sys::quern_int4_linear_decode(device, &args, stream) }),
+            false => check("int4_prefill", unsafe { sys::quern_int4_linear_prefill(device, &args, stream) }),
+        }
+    }
+
+    fn head(&self, x: &CudaAct, (weight, k, n): (u64, usize, usize), out: &CudaAct) -> Result<(), CudaError> {
+        if out.element != Element::F32 {
+            let detail = "a plain layer can only be the output head".to_owned();
+            return Err(CudaError { op: "head_decode", detail });
+        }
+        for first in (0..x.rows).step_by(HEAD_ROWS) {
+            let args = sys::QuernHead {
+                weight: pointer(weight),
+                x: pointer(x.address + (first * x.cols * 2) as u64),
+                logits: pointer(out.address + (first * out.cols * 4) as u64).cast(),
+                m: (x.rows - first).min(HEAD_ROWS) as i32,
+                k: k as i32,
+                v: n as i32,
+                ldx: x.cols as i32,
+                ldo: out.cols as i32,
+            };
+            // SAFETY: the rows lie in both matrices.
+            let status =
+                unsafe { sys::quern_head_decode(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+            check("head_decode", status)?;
+        }
+        Ok(())
+    }
+}

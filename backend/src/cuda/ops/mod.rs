@@ -1,0 +1,589 @@
+//! The operations on a GPU: each method of `Ops` is a kernel launch or two, on the one stream, without
+//! waiting. What a step computes on is in device memory (`StepInputs`); of a `Batch` only the number of rows
+//! is read, so the same calls serve a step and the capture of a graph.
+//!
+//! Activations are float16, sums and the residual float32. Equal steps give equal bits. A row's result does
+//! not depend on its company while its kernel is the same: up to 16 rows in a step, that is always so; from
+//! 17 rows on the int4 product cuts its sums by the number of rows, and the last bits may differ.
+
+mod linear;
+mod load;
+
+use std::borrow::Cow;
+
+use super::arena::Arena;
+use super::driver::{CudaError, DeviceMemory, Gpu, check};
+use super::step_inputs::{Layout, StepShape};
+use super::sys;
+use crate::batch::Batch;
+use crate::config::ModelConfig;
+use crate::error::{LoadError, StepError};
+use crate::ops::{ActKind, AttentionShape, KvShape, Ops};
+use crate::weights::{LinearSource, Tensor};
+pub use linear::CudaLinear;
+use linear::Workspaces;
+use load::Loader;
+pub use load::packed_weight_bytes;
+
+/// Bytes of a float16.
+pub const F16: usize = 2;
+
+/// What is in an activation's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    F16,
+    F32,
+    /// There is none: the operations around it are joined.
+    Nothing,
+}
+
+/// A matrix `[rows, cols]` with room for more rows.
+pub struct CudaAct {
+    pub address: u64,
+    pub element: Element,
+    pub rows: usize,
+    pub cols: usize,
+    max_rows: usize,
+}
+
+/// float16 `[n]`.
+pub struct CudaNorm(u64);
+
+/// float16 `[vocab, hidden]`.
+pub struct CudaEmbedding {
+    address: u64,
+    vocab: usize,
+    hidden: usize,
+}
+
+/// The paged cache; its layout is the kernels' own.
+pub struct CudaKv(sys::QuernKvCache);
+
+/// Device memory of the running step and of the sequences, beside the activations.
+pub struct StepMemory {
+    /// What the host says of the step, by its layout.
+    pub inputs: u64,
+    /// uint32 `[count slots, vocab]`.
+    pub counts: u64,
+    /// int32 `[slots]`.
+    pub last_sampled: u64,
+    /// `QuernSampled` `[logits rows]`.
+    pub sampled: u64,
+    /// float32 pairs `[rows, rope_dim / 2]` and float32 `[rows]`.
+    angles: u64,
+    query_factors: u64,
+    attention_workspace: u64,
+    /// Counters in front of the attention workspace, for the largest bucket.
+    attention_counters: usize,
+    /// Longest sequence.
+    max_tokens: usize,
+}
+
+/// How much `StepMemory` must hold.
+#[derive(Debug, Clone, Copy)]
+pub struct StepRoom {
+    pub max_rows: usize,
+    pub max_spans: usize,
+    pub max_logits_rows: usize,
+    pub max_tokens: usize,
+    pub count_slots: usize,
+    pub slots: usize,
+    pub input_bytes: usize,
+}
+
+/// The operations; see the module.
+pub struct CudaOps {
+    pub gpu: Gpu,
+    weights: Arena,
+    loader: Option<Loader>,
+    /// Where activations and the cache come from.
+    pub arena: Arena,
+    workspaces: Workspaces,
+    memory: Option<StepMemory>,
+    /// Of the step that is being launched.
+    layout: Option<Layout>,
+    max_prefill_rows: usize,
+    n_heads: usize,
+    head_dim: usize,
+    n_kv_heads: usize,
+    pub vocab: usize,
+}
+
+impl CudaOps {
+    /// Takes the memory that `config`'s weights need.
+    pub fn new(gpu: Gpu, config: &ModelConfig) -> Result<CudaOps, LoadError> {
+        let bytes = packed_weight_bytes(config)?;
+        Ok(CudaOps {
+            loader: Some(Loader::new()?),
+            weights: Arena::new("the weights", bytes)?,
+            gpu,
+            arena: Arena::measuring(),
+            workspaces: Workspaces::default(),
+            memory: None,
+            layout: None,
+            max_prefill_rows: 0,
+            n_heads: config.n_heads,
+            head_dim: config.head_dim,
+            n_kv_heads: config.n_kv_heads,
+            vocab: config.vocab,
+        })
+    }
+
+    /// Waits until all weights are packed and gives the loader's memory back. Bytes of the weights.
+    pub fn finish_loading(&mut self) -> Result<usize, LoadError> {
+        self.gpu.synchronize()?;
+        self.loader = None;
+        Ok(self.weights.used())
+    }
+
+    /// Takes the memory that steps need beside the decoder's, from `arena`.
+    pub fn allocate(&mut self, room: &StepRoom, config: &ModelConfig) -> Result<(), LoadError> {
+        let decode = self.decode_shape(room.max_spans, room.max_tokens);
+        // SAFETY: both structs are readable.
+        let attention = unsafe { sys::quern_decode_workspace(&self.gpu.device, &decode) };
+        if attention == 0 {
+            return Err(unsupported(config));
+        }
+        let arena = &mut self.arena;
+        self.workspaces.allocate(&self.gpu, arena)?;
+        self.memory = Some(StepMemory {
+            inputs: arena.take("step inputs", room.input_bytes)?,
+            counts: arena.take("token counts", room.count_slots * config.vocab * 4)?,
+            last_sampled: arena.take("sampled tokens", room.slots * 4)?,
+            sampled: arena.take("sampled tokens", room.max_logits_rows * size_of::<sys::QuernSampled>())?,
+            angles: arena.take("rotary angles", room.max_rows * config.rope.dim * 4)?,
+            query_factors: arena.take("query factors", room.max_rows * 4)?,
+            attention_workspace: arena.take("decode attention", attention as usize)?,
+            attention_counters: counter_bytes(room.max_spans, config.n_kv_heads),
+            max_tokens: room.max_tokens,
+        });
+        Ok(())
+    }
+
+    /// Forgets what `allocate` and `new_act` gave out, and gives it back.
+    pub fn free(&mut self) {
+        self.memory = None;
+        self.layout = None;
+        self.workspaces.clear();
+        self.arena = Arena::measuring();
+    }
+
+    pub fn memory(&self) -> Result<&StepMemory, CudaError> {
+        self.memory.as_ref().ok_or(CudaError { op: "step", detail: "no memory is planned".to_owned() })
+    }
+
+    /// From now on steps are read by `layout`; `max_prefill_rows` is the longest span's.
+    pub fn set_layout(&mut self, layout: &Layout, max_prefill_rows: usize) {
+        self.layout = Some(layout.clone());
+        self.max_prefill_rows = max_prefill_rows;
+    }
+
+    /// Sizes of decode attention for a number of sequences.
+    pub fn decode_shape(&self, n_spans: usize, max_tokens: usize) -> sys::QuernDecodeShape {
+        sys::QuernDecodeShape {
+            n_spans: n_spans as i32,
+            max_tokens: max_tokens as i32,
+            n_heads: self.n_heads as i32,
+            n_kv_heads: self.n_kv_heads as i32,
+            head_dim: self.head_dim as i32,
+        }
+    }
+
+    /// How decode attention shares out the work of sequences at `positions`; `plan` has room for
+    /// `quern_decode_plan_ints`.
+    pub fn plan_decode(
+        &self,
+        positions: &[i32],
+        max_tokens: usize,
+        plan: &mut [i32],
+    ) -> Result<(), CudaError> {
+        let shape = self.decode_shape(positions.len(), max_tokens);
+        // SAFETY: one position a span, and as many integers as that function says.
+        let items = unsafe {
+            sys::quern_decode_plan(&self.gpu.device, &shape, positions.as_ptr(), plan.as_mut_ptr())
+        };
+        match items < 0 {
+            true => {
+                Err(CudaError { op: "plan decode", detail: "a sequence is longer than planned".to_owned() })
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Chooses a token for every row of `logits`, as the step's inputs say.
+    pub fn sample(&mut self, logits: &CudaAct) -> Result<(), CudaError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        let args = sys::QuernSample {
+            logits: pointer(logits.address),
+            row: pointer(memory.inputs + layout.sampling as u64).cast(),
+            counts: pointer(memory.counts).cast(),
+            last_sampled: pointer(memory.last_sampled).cast(),
+            out: pointer(memory.sampled).cast(),
+            scratch: std::ptr::null_mut(),
+            logits_are_f16: 0,
+            rows: logits.rows as i32,
+            vocab: logits.cols as i32,
+            ld: logits.cols as i32,
+        };
+        // SAFETY: all arrays were allocated for the largest step; logits are float32.
+        check("sample", unsafe { sys::quern_sample(&self.gpu.device, &args, self.gpu.stream_pointer()) })
+    }
+
+    fn layout(&self) -> Result<&Layout, CudaError> {
+        self.layout.as_ref().ok_or(CudaError { op: "step", detail: "no step is set".to_owned() })
+    }
+
+    /// Spans `from..` of the step.
+    fn spans(&self, from: usize, n: usize) -> Result<sys::QuernSpans, CudaError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        let ints = |offset: usize, index: usize| pointer(memory.inputs + (offset + 4 * index) as u64).cast();
+        let stride = layout.shape.table_stride;
+        Ok(sys::QuernSpans {
+            first_row: ints(layout.first_row, from),
+            n_rows: ints(layout.n_rows, from),
+            position: ints(layout.position, from),
+            block_tables: ints(layout.tables, from * stride),
+            n_spans: n as i32,
+            table_stride: stride as i32,
+        })
+    }
+
+    fn attention_args(
+        &self,
+        (qkv, out): (&CudaAct, u64),
+        (kv, layer): (&CudaKv, usize),
+        spans: sys::QuernSpans,
+        shape: &AttentionShape,
+    ) -> Result<sys::QuernAttention, CudaError> {
+        let memory = self.memory()?;
+        Ok(sys::QuernAttention {
+            cache: kv.0,
+            spans,
+            qkv: pointer(qkv.address),
+            bias: std::ptr::null(),
+            angles: pointer(memory.angles).cast(),
+            query_factors: pointer(memory.query_factors).cast(),
+            out: pointer(out),
+            layer: layer as i32,
+            n_heads: shape.n_heads as i32,
+            rope_dim: shape.rope_dim as i32,
+        })
+    }
+
+    fn decode_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        // Counters end where the largest bucket's do: what lies behind them is never taken for counters.
+        let counters = counter_bytes(layout.shape.decode_spans, self.n_kv_heads);
+        let workspace = memory.attention_workspace + (memory.attention_counters - counters) as u64;
+        let plan = pointer(memory.inputs + layout.plan as u64).cast();
+        // SAFETY: the arrays hold this step's sizes, the cache all of its blocks, the workspace the largest bucket.
+        check("decode_attention", unsafe {
+            sys::quern_decode_attention(
+                &self.gpu.device,
+                args,
+                plan,
+                pointer(workspace),
+                memory.max_tokens as i32,
+                self.gpu.stream_pointer(),
+            )
+        })
+    }
+
+    fn prefill_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
+        // SAFETY: as above; no span has more rows than that.
+        check("prefill_attention", unsafe {
+            sys::quern_prefill_attention(
+                &self.gpu.device,
+                args,
+                self.max_prefill_rows as i32,
+                self.gpu.stream_pointer(),
+            )
+        })
+    }
+
+    fn shape(&self) -> Result<StepShape, CudaError> {
+        self.layout().map(|layout| layout.shape)
+    }
+}
+
+/// Counters of decode attention, as its workspace begins with them.
+fn counter_bytes(spans: usize, n_kv_heads: usize) -> usize {
+    super::arena::rounded(4 * spans * n_kv_heads)
+}
+
+fn unsupported(config: &ModelConfig) -> LoadError {
+    LoadError::Unsupported(format!(
+        "the CUDA kernels have heads of 64 or 128 dimensions, at most 8 to a key-value head; this model has \
+         {} of {} dimensions for {} key-value heads; use --device cpu",
+        config.n_heads, config.head_dim, config.n_kv_heads
+    ))
+}
+
+/// A device address as the kernels' functions take it.
+fn pointer(address: u64) -> *mut std::ffi::c_void {
+    address as *mut std::ffi::c_void
+}
+
+impl Ops for CudaOps {
+    const KV_ELEMENT_BYTES: usize = F16;
+
+    type Act = CudaAct;
+    type Linear = CudaLinear;
+    type Norm = CudaNorm;
+    type Embedding = CudaEmbedding;
+    type Kv = CudaKv;
+
+    fn load_linear(&mut self, parts: &[LinearSource]) -> Result<CudaLinear, LoadError> {
+        self.load_parts(parts, false)
+    }
+
+    fn load_gate_up(&mut self, parts: &[LinearSource]) -> Result<CudaLinear, LoadError> {
+        self.load_parts(parts, true)
+    }
+
+    fn load_norm(&mut self, weight: &Tensor) -> Result<CudaNorm, LoadError> {
+        self.load_half(weight).map(CudaNorm)
+    }
+
+    fn load_embedding(&mut self, weight: &Tensor) -> Result<CudaEmbedding, LoadError> {
+        let [vocab, hidden] = weight.shape[..] else {
+            let detail = format!("expected shape [vocab, hidden], got {:?}", weight.shape);
+            return Err(LoadError::Tensor { name: weight.name.clone(), detail });
+        };
+        Ok(CudaEmbedding { address: self.load_half(weight)?, vocab, hidden })
+    }
+
+    fn new_act(&mut self, kind: ActKind, max_rows: usize, cols: usize) -> Result<CudaAct, LoadError> {
+        let (element, bytes) = match kind {
+            ActKind::Residual | ActKind::Logits => (Element::F32, 4),
+            ActKind::Hidden => (Element::F16, F16),
+            ActKind::Between => (Element::Nothing, 0),
+        };
+        let bytes = max_rows.checked_mul(cols).and_then(|n| n.checked_mul(bytes)).unwrap_or(usize::MAX);
+        let address = self.arena.take("activations", bytes)?;
+        Ok(CudaAct { address, element, rows: max_rows, cols, max_rows })
+    }
+
+    fn new_kv(&mut self, shape: KvShape) -> Result<CudaKv, LoadError> {
+        let (blocks, heads, dim) = (shape.n_blocks as i32, shape.n_kv_heads as i32, shape.head_dim as i32);
+        // SAFETY: a function of numbers.
+        let layer = unsafe { sys::quern_kv_layer_bytes(blocks, heads, dim) };
+        let address = self.arena.take("the KV cache", shape.n_layers * layer as usize)?;
+        Ok(CudaKv(sys::QuernKvCache {
+            data: pointer(address),
+            n_blocks: blocks,
+            n_kv_heads: heads,
+            head_dim: dim,
+        }))
+    }
+
+    fn set_rows(&self, act: &mut CudaAct, rows: usize) {
+        act.rows = rows.min(act.max_rows);
+    }
+
+    fn begin_step(&mut self, batch: &Batch, shape: &AttentionShape) -> Result<(), StepError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        let args = sys::QuernRopeAngles {
+            spans: self.spans(0, layout.shape.spans)?,
+            row_span: pointer(memory.inputs + layout.row_span as u64).cast(),
+            theta: pointer(memory.inputs + layout.theta as u64).cast(),
+            angles: pointer(memory.angles).cast(),
+            query_factors: pointer(memory.query_factors).cast(),
+            rows: batch.n_rows() as i32,
+            rope_dim: shape.rope_dim as i32,
+            logn_seq_length: shape.logn_seq_length.unwrap_or(0) as i32,
+        };
+        // SAFETY: the arrays hold this step's rows and spans.
+        let status = unsafe { sys::quern_rope_angles(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+        Ok(check("rope_angles", status)?)
+    }
+
+    fn embed(
+        &mut self,
+        table: &CudaEmbedding,
+        batch: &Batch,
+        residual: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        let args = sys::QuernEmbed {
+            table: pointer(table.address),
+            tokens: pointer(memory.inputs + layout.tokens as u64).cast(),
+            last_sampled: pointer(memory.last_sampled).cast(),
+            residual: pointer(residual.address).cast(),
+            counts: pointer(memory.counts).cast(),
+            count_rows: pointer(memory.inputs + layout.count_rows as u64).cast(),
+            rows: batch.n_rows() as i32,
+            hidden: table.hidden as i32,
+            vocab: table.vocab as i32,
+        };
+        // SAFETY: tokens were checked against the vocabulary, slots and count rows were given out by the executor.
+        Ok(check("embed", unsafe { sys::quern_embed(&self.gpu.device, &args, self.gpu.stream_pointer()) })?)
+    }
+
+    fn rms_norm(
+        &mut self,
+        x: &CudaAct,
+        weight: &CudaNorm,
+        eps: f32,
+        out: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        Ok(self.norm(x, None, weight, (eps, out))?)
+    }
+
+    fn add_rms_norm(
+        &mut self,
+        residual: &mut CudaAct,
+        delta: &CudaAct,
+        weight: &CudaNorm,
+        eps: f32,
+        out: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        Ok(self.norm(residual, Some(delta), weight, (eps, out))?)
+    }
+
+    fn linear(&mut self, x: &CudaAct, layer: &CudaLinear, out: &mut CudaAct) -> Result<(), StepError> {
+        let epilogue = match out.element {
+            Element::F32 => sys::QUERN_STORE_F32,
+            _ => sys::QUERN_STORE_F16,
+        };
+        Ok(self.multiply(x, layer, out, epilogue)?)
+    }
+
+    fn linear_add_rms_norm(
+        &mut self,
+        (x, layer): (&CudaAct, &CudaLinear),
+        _delta: &mut CudaAct,
+        residual: &mut CudaAct,
+        (weight, eps): (&CudaNorm, f32),
+        out: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        self.multiply(x, layer, residual, sys::QUERN_ADD_F32)?;
+        Ok(self.norm(residual, None, weight, (eps, out))?)
+    }
+
+    fn linear_silu_mul(
+        &mut self,
+        x: &CudaAct,
+        layer: &CudaLinear,
+        _gate_up: &mut CudaAct,
+        out: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        Ok(self.multiply(x, layer, out, sys::QUERN_SILU_MUL_F16)?)
+    }
+
+    fn rope_and_store(
+        &mut self,
+        qkv: &mut CudaAct,
+        kv: &mut CudaKv,
+        layer: usize,
+        batch: &Batch,
+        shape: &AttentionShape,
+    ) -> Result<(), StepError> {
+        let step = self.shape()?;
+        let rows = batch.n_rows() - step.decode_spans;
+        if rows == 0 {
+            return Ok(()); // decode attention does it
+        }
+        let args = self.attention_args((qkv, qkv.address), (kv, layer), self.spans(0, step.spans)?, shape)?;
+        let row_span = self.memory()?.inputs + self.layout()?.row_span as u64;
+        // SAFETY: the arrays hold this step's rows and spans; every block id was checked against the cache.
+        Ok(check("rope_store", unsafe {
+            sys::quern_rope_store(
+                &self.gpu.device,
+                &args,
+                pointer(row_span).cast(),
+                step.decode_spans as i32,
+                rows as i32,
+                self.gpu.stream_pointer(),
+            )
+        })?)
+    }
+
+    fn attention(
+        &mut self,
+        qkv: &CudaAct,
+        kv: &CudaKv,
+        layer: usize,
+        _batch: &Batch,
+        shape: &AttentionShape,
+        out: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        let step = self.shape()?;
+        let (n_decode, n_prefill) = (step.decode_spans, step.spans - step.decode_spans);
+        let args = |spans| self.attention_args((qkv, out.address), (kv, layer), spans, shape);
+        if n_decode > 0 {
+            self.decode_attention(&args(self.spans(0, n_decode)?)?)?;
+        }
+        if n_prefill > 0 {
+            self.prefill_attention(&args(self.spans(n_decode, n_prefill)?)?)?;
+        }
+        Ok(())
+    }
+
+    fn silu_mul(&mut self, gate_up: &CudaAct, out: &mut CudaAct) -> Result<(), StepError> {
+        let args = sys::QuernSiluMul {
+            gate_up: pointer(gate_up.address),
+            out: pointer(out.address),
+            rows: out.rows as i32,
+            width: out.cols as i32,
+        };
+        // SAFETY: both matrices have their rows.
+        Ok(check("silu_mul", unsafe {
+            sys::quern_silu_mul(&self.gpu.device, &args, self.gpu.stream_pointer())
+        })?)
+    }
+
+    fn gather_rows(&mut self, x: &CudaAct, rows: &[usize], out: &mut CudaAct) -> Result<(), StepError> {
+        let index = self.memory()?.inputs + self.layout()?.logits_rows as u64;
+        let args = sys::QuernGather {
+            x: pointer(x.address),
+            index: pointer(index).cast(),
+            out: pointer(out.address),
+            rows: rows.len() as i32,
+            cols: x.cols as i32,
+        };
+        // SAFETY: the executor wrote as many indices of the step's rows.
+        Ok(check("gather_rows", unsafe {
+            sys::quern_gather_rows(&self.gpu.device, &args, self.gpu.stream_pointer())
+        })?)
+    }
+
+    fn read_row<'a>(&self, logits: &'a CudaAct, row: usize) -> Result<Cow<'a, [f32]>, StepError> {
+        if row >= logits.rows || logits.element != Element::F32 {
+            let detail = format!("row {row} of {}", logits.rows);
+            return Err(StepError::Device { op: "read_row", detail });
+        }
+        let mut values = vec![0f32; logits.cols];
+        let from = logits.address + (row * logits.cols * 4) as u64;
+        // SAFETY: the row lies in the matrix, and the copy is waited for.
+        unsafe { self.gpu.download(from, bytemuck::cast_slice_mut(&mut values)) }?;
+        self.gpu.synchronize()?;
+        Ok(Cow::Owned(values))
+    }
+}
+
+impl CudaOps {
+    fn norm(
+        &self,
+        residual: &CudaAct,
+        delta: Option<&CudaAct>,
+        weight: &CudaNorm,
+        (eps, out): (f32, &CudaAct),
+    ) -> Result<(), CudaError> {
+        let args = sys::QuernRmsNorm {
+            residual: pointer(residual.address).cast(),
+            delta: delta.map_or(std::ptr::null_mut(), |delta| pointer(delta.address)),
+            weight: pointer(weight.0),
+            out: pointer(out.address),
+            delta_is_f32: i32::from(delta.is_some_and(|delta| delta.element == Element::F32)),
+            rows: residual.rows as i32,
+            hidden: residual.cols as i32,
+            eps,
+        };
+        // SAFETY: all matrices have these rows.
+        check("rms_norm", unsafe { sys::quern_rms_norm(&self.gpu.device, &args, self.gpu.stream_pointer()) })
+    }
+}
+
+/// Raw tensors on their way into the packed layout.
+pub(super) type Raw = DeviceMemory;
