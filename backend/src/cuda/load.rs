@@ -13,7 +13,8 @@ use crate::model::load;
 use crate::ops::Ops;
 
 /// The device computes one step while the next one waits behind it.
-const FACTS: DeviceFacts = DeviceFacts { device_type: "cuda", dtype: "float16", max_steps_in_flight: 2 };
+const FACTS: DeviceFacts =
+    DeviceFacts { device_type: "cuda", dtype: "float16", max_steps_in_flight: 2, scores: false };
 
 /// Loads the model of `options` onto device 0; `memory_fraction` of it is the shard's.
 ///

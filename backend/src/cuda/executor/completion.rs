@@ -79,7 +79,7 @@ impl Finished {
         let results = self.sequence_ids.into_iter().zip(self.results);
         let results =
             results.filter_map(|(sequence_id, result)| Some(RowOutcome { sequence_id, result: result? }));
-        StepOutcome { step_id: self.step_id, results: results.collect() }
+        StepOutcome { step_id: self.step_id, results: results.collect(), scores: Vec::new() }
     }
 }
 

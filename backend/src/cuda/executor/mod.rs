@@ -19,7 +19,7 @@ use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
 use crate::executor::admission::Admission;
 use crate::executor::sequence::SequenceTable;
-use crate::executor::{Budget, Done, Step, StepExecutor};
+use crate::executor::{Budget, Done, Row, Step, StepExecutor};
 use crate::memory_plan::MemoryPlan;
 use crate::model::decoder::Decoder;
 use completion::{Completion, Finished, Transfer};
@@ -72,7 +72,7 @@ impl CudaExecutor {
         let mut rows = Vec::with_capacity(step.rows.len());
         for (index, row) in step.rows.into_iter().enumerate() {
             let (sequence_id, start) = (row.sequence_id, row.start.clone());
-            let admitted = check_top_n(&row).and_then(|()| self.sequences.admit(row, &mut admission));
+            let admitted = check_supported(&row).and_then(|()| self.sequences.admit(row, &mut admission));
             let slotted = admitted.and_then(|row| {
                 let sequence = self.sequences.get(sequence_id).ok_or("no such sequence")?;
                 let counts = planned.slots.assign(sequence_id, sequence.sampling.penalizes())?;
@@ -128,13 +128,17 @@ impl StepExecutor for CudaExecutor {
     }
 }
 
-fn check_top_n(row: &crate::executor::Row) -> Result<(), String> {
+/// What a row may ask of the CPU, but not of a GPU.
+fn check_supported(row: &Row) -> Result<(), String> {
     let most = sys::QUERN_MAX_TOP_TOKENS as usize;
     let wanted =
         row.start.as_ref().and_then(|start| start.sampling).map_or(0, |sampling| sampling.top_n_tokens);
-    match wanted <= most {
+    if wanted > most {
+        return Err(format!("top_n_tokens must be at most {most} on a GPU, got {wanted}"));
+    }
+    match row.score_ids.is_empty() {
         true => Ok(()),
-        false => Err(format!("top_n_tokens must be at most {most} on a GPU, got {wanted}")),
+        false => Err("log-probabilities of given tokens are not computed on a GPU".to_owned()),
     }
 }
 

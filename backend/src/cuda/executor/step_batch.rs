@@ -171,6 +171,7 @@ mod tests {
             new_blocks: if start.is_ok() { vec![id as u32] } else { vec![] },
             input: Some(if tokens.is_empty() { Input::LastSampled } else { Input::Tokens(tokens.to_vec()) }),
             sample,
+            score_ids: vec![],
         }
     }
 
