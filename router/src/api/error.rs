@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::places::Full;
 use crate::request::GenerationError;
 use crate::validation::Refusal;
 
@@ -19,7 +20,7 @@ pub enum ApiError {
     #[error("Input validation error: {0}")]
     Validation(#[from] Refusal),
     #[error("Model is overloaded")]
-    Overloaded,
+    Overloaded(Full),
     /// The shard failed the request; the text is complete.
     #[error("{0}")]
     Generation(String),
@@ -88,7 +89,7 @@ impl Style {
 impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Generation(_) => StatusCode::FAILED_DEPENDENCY,
             Self::Incomplete | Self::IncompleteStream | Self::Internal | Self::Quarantined(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -109,7 +110,7 @@ impl ApiError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Validation(_) | Self::Body(..) => "validation",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded(_) => "overloaded",
             Self::Generation(_) | Self::Quarantined(_) => "generation",
             Self::DeadlinePassed(_) => "timeout",
             Self::Incomplete => "incomplete_generation",
@@ -130,7 +131,7 @@ impl ApiError {
     /// Label `err` of tgi_request_failure.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Overloaded => "overloaded",
+            Self::Overloaded(_) => "overloaded",
             Self::Generation(_) | Self::Quarantined(_) => "generation",
             Self::DeadlinePassed(_) => "timeout",
             Self::Incomplete | Self::IncompleteStream | Self::Internal => "incomplete",
@@ -176,8 +177,11 @@ impl ApiError {
 
     /// Seconds after which asking again makes sense.
     fn retry_after(&self) -> Option<HeaderValue> {
-        matches!(self, Self::Overloaded | Self::Unavailable(_) | Self::Unhealthy)
-            .then_some(HeaderValue::from_static("1"))
+        match self {
+            Self::Overloaded(full) => Some(full.retry_after.into()),
+            Self::Unavailable(_) | Self::Unhealthy => Some(HeaderValue::from_static("1")),
+            _ => None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! is a generation between them; `error` renders every failure. No scheduling, no tokenizing here.
 
 mod auth;
+mod caller;
 pub mod compat;
 pub mod error;
 mod extract;
@@ -13,6 +14,7 @@ pub mod meta;
 mod openai;
 mod openapi;
 mod pieces;
+pub mod places;
 mod platforms;
 mod random;
 mod record;
@@ -73,6 +75,7 @@ fn routes() -> Router<App> {
 fn layers(routes: Router<App>, app: App) -> Router {
     routes
         .layer(DefaultBodyLimit::max(app.settings().payload_limit))
+        .layer(from_fn(caller::identify))
         .layer(from_fn_with_state(app.clone(), auth::require_key))
         .layer(CatchPanicLayer::custom(internal_error))
         .layer(from_fn(error::render))

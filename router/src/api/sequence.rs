@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, stream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::caller;
 use super::error::ApiError;
 use super::pieces::{Finish, Pieces, TextStyle};
+use super::places::Place;
 use super::record::{SequenceRecord, Times};
 use super::state::Serving;
 use crate::driver::Generation;
-use crate::request::{GenerationEvent, TokenLogprob};
+use crate::request::{Caller, GenerationEvent, TokenLogprob};
 use crate::validation::{Accepted, Draft};
 
 /// One token and what the client sees of it.
@@ -43,7 +44,7 @@ pub struct Sequence {
     /// `None` unless the prompt's log-probabilities were asked for.
     prefill: Option<Prefill>,
     logprob_sum: f64,
-    _permit: Arc<OwnedSemaphorePermit>,
+    _place: Arc<Place>,
 }
 
 /// A prompt with the log-probability of each token; that of the first is NaN, as nothing precedes it.
@@ -85,11 +86,12 @@ impl Serving {
         arrived: Instant,
     ) -> Result<Vec<Sequence>, ApiError> {
         let mut accepted = Vec::with_capacity(drafts.len());
+        let caller = caller::current();
         for draft in drafts {
-            let permit = self.permit()?;
-            accepted.push((permit, self.validator.validate(draft).await?));
+            let place = self.place(&caller)?;
+            accepted.push((place, self.validator.validate(Draft { caller, ..draft }).await?));
         }
-        accepted.into_iter().map(|(permit, one)| self.submit(permit, one, style, arrived)).collect()
+        accepted.into_iter().map(|(place, one)| self.submit(place, one, style, arrived)).collect()
     }
 
     /// Opens `seeds.len()` sequences of one draft that differ in nothing but their seeds; together they
@@ -100,22 +102,24 @@ impl Serving {
         seeds: &[u64],
         arrived: Instant,
     ) -> Result<Vec<Sequence>, ApiError> {
-        let permit = self.permit()?;
-        let accepted = self.validator.validate(draft).await?;
+        let caller = caller::current();
+        let place = self.place(&caller)?;
+        let accepted = self.validator.validate(Draft { caller, ..draft }).await?;
         let open = |(index, &seed): (usize, &u64)| {
             let one = accepted.copy(seed, accepted.request.prompt_logprobs && index == 0);
-            self.submit(permit.clone(), one, TextStyle::Tgi, arrived)
+            self.submit(place.clone(), one, TextStyle::Tgi, arrived)
         };
         seeds.iter().enumerate().map(open).collect()
     }
 
-    fn permit(&self) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
-        self.permits.clone().try_acquire_owned().map(Arc::new).map_err(|_| ApiError::Overloaded)
+    fn place(&self, caller: &Caller) -> Result<Arc<Place>, ApiError> {
+        let n_waiting = self.engine.status().waiting;
+        self.places.take(caller.tenant, n_waiting).map(Arc::new).map_err(ApiError::Overloaded)
     }
 
     fn submit(
         &self,
-        permit: Arc<OwnedSemaphorePermit>,
+        place: Arc<Place>,
         accepted: Accepted,
         style: TextStyle,
         arrived: Instant,
@@ -131,7 +135,7 @@ impl Serving {
             logprob_sum: 0.0,
             record,
             longest_silence: self.longest_silence,
-            _permit: permit,
+            _place: place,
         })
     }
 }

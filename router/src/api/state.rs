@@ -7,12 +7,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use tokio::sync::Semaphore;
 
 use super::compat::Compat;
 use super::error::ApiError;
 use super::keys::ApiKeys;
 use super::meta::Info;
+use super::places::Places;
 use crate::driver::EngineHandle;
 use crate::metrics::Metrics;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -40,8 +40,8 @@ pub struct Serving {
     /// `None`: the checkpoint has none, and chat answers `template not found`.
     pub template: Option<ChatTemplate>,
     pub metrics: Arc<Metrics>,
-    /// One for each sequence that may be queued or running (`--max-concurrent-requests`).
-    pub permits: Arc<Semaphore>,
+    /// For sequences that are queued or running (`--max-concurrent-requests`).
+    pub places: Places,
     pub info: Info,
     /// Whether POST / returns the prompt too when the request does not say.
     pub compat_full_text: bool,

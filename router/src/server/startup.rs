@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
-use tokio::sync::Semaphore;
 
 use crate::api::keys::ApiKeys;
 use crate::api::meta::Info;
+use crate::api::places::Places;
 use crate::api::sse;
 use crate::api::state::{App, EdgeSettings, Serving};
 use crate::args::Args;
@@ -75,7 +75,7 @@ pub async fn start(
         tokenizer,
         template,
         metrics,
-        permits: Arc::new(Semaphore::new(args.max_concurrent_requests.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(args.max_concurrent_requests),
         info: info(args, limits, &shard.info),
         compat_full_text: args.compat_return_full_text,
         compat: args.tgi_compat,

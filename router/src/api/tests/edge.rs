@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use super::harness::{Reply, Server, post, serve, server, settings};
 use crate::api::keys::ApiKeys;
+use crate::api::places::Places;
 use crate::api::state::App;
 
 /// Status, `error_type`, and text contained in the message, in the style of the path.
@@ -232,8 +233,7 @@ async fn a_panic_answers_500() {
 
 #[tokio::test]
 async fn overload_and_dropped_clients() {
-    let server =
-        serve(settings(), |serving| serving.permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1)));
+    let server = serve(settings(), |serving| serving.places = Places::new(1));
     let response =
         server.router.clone().oneshot(post("/generate_stream", r#"{"inputs":"x"}"#)).await.unwrap();
     let mut events = response.into_body().into_data_stream();
@@ -258,8 +258,7 @@ async fn overload_and_dropped_clients() {
 
 #[tokio::test]
 async fn a_client_that_leaves_before_the_first_token_frees_its_place() {
-    let server =
-        serve(settings(), |serving| serving.permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1)));
+    let server = serve(settings(), |serving| serving.places = Places::new(1));
     let waiting = server.router.clone().oneshot(post("/generate", r#"{"inputs":"hang"}"#));
     let mut waiting = Box::pin(waiting);
     assert!(futures::poll!(&mut waiting).is_pending());
@@ -359,4 +358,49 @@ async fn silence_before_the_first_token() {
         let mut events = response.into_body().into_data_stream();
         while events.next().await.unwrap().unwrap() != b":\n\n"[..] {}
     }
+}
+
+fn from(tenant: &str, mut request: Request<Body>) -> Request<Body> {
+    request.headers_mut().insert("x-tenant", tenant.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_flood_of_one_tenant_keeps_no_other_out() {
+    let server = serve(settings(), |serving| serving.places = Places::new(2));
+    let hang =
+        |tenant| server.router.clone().oneshot(from(tenant, post("/generate", r#"{"inputs":"hang"}"#)));
+    let mut flood = [hang("a"), hang("a")].map(Box::pin);
+    for request in &mut flood {
+        assert!(futures::poll!(request).is_pending());
+    }
+    let status = async |tenant| {
+        // Past the places, to validation.
+        let request = from(tenant, post("/generate", r#"{"inputs":""}"#));
+        server.request(request).await.status
+    };
+    assert_eq!(status("a").await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(status("b").await, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_request_with_an_error() {
+    let (hanging, server) = (server(), server());
+    let send = async |server: &Server, path: &str, body: &str, timeout: &str| {
+        let mut request = post(path, body);
+        request.headers_mut().insert("x-request-timeout-ms", timeout.parse().unwrap());
+        server.request(request).await
+    };
+    let text = "Request failed during generation: the time given by x-request-timeout-ms has passed";
+    for (path, body) in [
+        ("/generate", r#"{"inputs":"hang"}"#),
+        ("/generate_stream", r#"{"inputs":"hang"}"#),
+        ("/v1/completions", r#"{"prompt":"hang"}"#),
+    ] {
+        check(&send(&hanging, path, body, "20").await, path, 504, "timeout", text);
+    }
+    assert_eq!(hanging.metric("tgi_request_failure{err=\"timeout\"}"), 3.0);
+    let reply = send(&server, "/generate", r#"{"inputs":"2+2="}"#, "soon").await;
+    assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(send(&server, "/generate", r#"{"inputs":"2+2="}"#, "60000").await.status, StatusCode::OK);
 }

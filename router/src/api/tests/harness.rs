@@ -8,11 +8,11 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::api::compat::Compat;
 use crate::api::meta::Info;
+use crate::api::places::Places;
 use crate::api::state::{App, EdgeSettings, Serving};
 use crate::driver;
 use crate::engine::{
@@ -209,7 +209,7 @@ pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server 
         tokenizer,
         template,
         metrics: metrics.clone(),
-        permits: Arc::new(Semaphore::new(8)),
+        places: Places::new(8),
         info: info(),
         compat_full_text: true,
         compat: settings.compat,

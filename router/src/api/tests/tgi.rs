@@ -2,10 +2,9 @@
 
 use axum::http::StatusCode;
 
-use tokio::sync::Semaphore;
-
 use super::harness::{end, serve, server, settings};
 use crate::api::compat::Compat;
+use crate::api::places::Places;
 use crate::api::state::EdgeSettings;
 
 /// Request to /generate and its exact body.
@@ -217,7 +216,7 @@ async fn best_of() {
 /// `best_of` takes one place, counts as one request, and puts the likeliest answer first.
 #[tokio::test]
 async fn the_best_of_some() {
-    let server = serve(settings(), |serving| serving.permits = std::sync::Arc::new(Semaphore::new(1)));
+    let server = serve(settings(), |serving| serving.places = Places::new(1));
     let body = r#"{"inputs":"coin","parameters":{"best_of":2,"do_sample":true,"details":true,"decoder_input_details":true,"return_full_text":true}}"#;
     let mut seen = std::collections::HashSet::new();
     for n_requests in 1..=40 {
