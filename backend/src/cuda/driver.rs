@@ -56,8 +56,6 @@ pub struct Gpu {
     /// What launches need to know.
     pub device: sys::QuernDevice,
     pub name: String,
-    /// Bytes in use when the context had just been made: the context itself, and other processes.
-    pub used_at_start: usize,
 }
 
 impl Gpu {
@@ -71,15 +69,18 @@ impl Gpu {
         // SAFETY: `device` is writable.
         check("prepare the kernels", unsafe { sys::quern_device_open(0, &mut device) })?;
         let name = named("name the GPU", context.name())?;
-        let mut gpu = Gpu { context, stream, device, name, used_at_start: 0 };
-        let (free, total) = gpu.memory()?;
-        gpu.used_at_start = total - free;
-        Ok(gpu)
+        Ok(Gpu { context, stream, device, name })
     }
 
     /// Bytes free and in all.
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
         named("read the GPU's memory", self.context.mem_get_info())
+    }
+
+    /// Bytes that may still be taken when `fraction` of the device's memory is ours and other processes'.
+    pub fn available(&self, fraction: f64) -> Result<usize, CudaError> {
+        let (free, total) = self.memory()?;
+        Ok(((total as f64 * fraction) as usize).saturating_sub(total - free))
     }
 
     pub fn stream_pointer(&self) -> *mut c_void {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::driver::Gpu;
-use super::executor::CudaExecutor;
+use super::executor::{CudaExecutor, RESERVE_BYTES};
 use super::ops::{CudaOps, packed_weight_bytes};
 use crate::device_thread::{self, DeviceFacts, Options, ShardInfo};
 use crate::error::LoadError;
@@ -25,15 +25,9 @@ pub fn load(options: &Options, memory_fraction: f64) -> Result<(CudaExecutor, Sh
     let config = device_thread::read_config(options)?;
     let gpu = Gpu::open()?;
     let packed_bytes = packed_weight_bytes(&config)?;
-    let (free, total) = gpu.memory()?;
-    tracing::info!(
-        "{}: {} of {} free; the weights will take {}",
-        gpu.name,
-        mib(free),
-        mib(total),
-        mib(packed_bytes)
-    );
-    memory_plan::check_weights_fit(packed_bytes, free, "on the GPU")?;
+    let available = gpu.available(memory_fraction)?;
+    tell_plan(&gpu, packed_bytes, available)?;
+    memory_plan::check_weights_fit(packed_bytes, available, "on the GPU")?;
     let (source, _) = device_thread::open_weights(options, &config)?;
     let mut ops = CudaOps::new(gpu, &config)?;
     let weights = load::load(&mut ops, &config, &*source, &mut device_thread::progress())?;
@@ -51,4 +45,20 @@ pub fn load(options: &Options, memory_fraction: f64) -> Result<(CudaExecutor, Sh
         detail: error.to_string(),
     })?;
     Ok((executor, info))
+}
+
+/// Says before loading where the GPU's memory will go when nobody asks for a smaller KV cache.
+fn tell_plan(gpu: &Gpu, packed_bytes: usize, available: usize) -> Result<(), LoadError> {
+    let (free, total) = gpu.memory()?;
+    let rest = available.saturating_sub(packed_bytes + RESERVE_BYTES);
+    tracing::info!(
+        "{}: {}, {} in use; planned: weights {}, KV cache and workspace {}, in all {}",
+        gpu.name,
+        mib(total),
+        mib(total - free),
+        mib(packed_bytes),
+        mib(rest),
+        mib(total - free + packed_bytes + rest)
+    );
+    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::ops::Ops;
 /// Sequences whose sampled token has a place, at least; a place is four bytes.
 const MIN_SLOTS: usize = 4096;
 /// Left free for graphs and for what the driver takes by itself.
-const RESERVE_BYTES: usize = 512 << 20;
+pub const RESERVE_BYTES: usize = 512 << 20;
 
 /// The bit of a count that says that the token is in the prompt.
 const IN_PROMPT: u32 = 1 << 31;
@@ -204,15 +204,13 @@ impl Sizes {
             true => Some(0),
             false => Some(self.measure(decoder)?),
         };
-        let (free, total) = decoder.ops().gpu.memory()?;
-        let allowed = (total as f64 * memory_fraction) as usize;
-        let used = total - free;
+        let available = decoder.ops().gpu.available(memory_fraction)?;
         let inputs = PlanInputs {
             max_step_tokens: budget.max_step_tokens,
             max_step_rows: budget.max_step_rows,
             max_batch_total_tokens: budget.max_batch_total_tokens,
             max_total_tokens: budget.max_total_tokens,
-            available_bytes: allowed.saturating_sub(used).saturating_sub(RESERVE_BYTES),
+            available_bytes: available.saturating_sub(RESERVE_BYTES),
             kv_element_bytes: CudaOps::KV_ELEMENT_BYTES,
             workspace_bytes,
             kv_default: KvDefault::All,
