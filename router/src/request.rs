@@ -113,8 +113,8 @@ pub enum GenerationError {
     #[error("Request failed during generation: Server error: {0}")]
     Shard(String),
     /// The shard died twice at the same place of this request, the last time with nothing beside it.
-    #[error("this request ended the model's process {crashes} times and is not tried again")]
-    Quarantined { crashes: u32 },
+    #[error("this request ended the model's process repeatedly and is not tried again")]
+    Quarantined,
     /// The caller's deadline passed, in the queue or while running.
     #[error("the time given by x-request-timeout-ms has passed")]
     DeadlinePassed,

@@ -66,7 +66,7 @@ impl From<GenerationError> for ApiError {
     fn from(error: GenerationError) -> Self {
         match error {
             GenerationError::Shard(_) => Self::Generation(error.to_string()),
-            GenerationError::Quarantined { .. } => Self::Quarantined(error.to_string()),
+            GenerationError::Quarantined => Self::Quarantined(error.to_string()),
             GenerationError::DeadlinePassed => Self::DeadlinePassed(error.to_string()),
             GenerationError::ShuttingDown => Self::Unavailable("The server is shutting down"),
         }

@@ -134,7 +134,7 @@ impl<L: ShardLink> Driver<L> {
             }
             Event::NewRequest { seq_id, request, receiver, queued } => {
                 self.receivers.insert(seq_id, receiver);
-                self.engine.submit(seq_id, request, queued);
+                self.outbox.extend(self.engine.submit(seq_id, request, queued));
             }
             Event::Cancel(seq_id) => {
                 self.receivers.remove(&seq_id);

@@ -10,6 +10,7 @@ mod config;
 mod counters;
 mod preemption;
 mod prefix_cache;
+mod quarantine;
 mod queue;
 mod running;
 mod scheduler;
@@ -32,6 +33,7 @@ pub use step::{
 };
 
 use crate::request::{GenerationError, GenerationEvent, ValidRequest};
+use quarantine::Quarantine;
 use scheduler::Scheduler;
 use sequence::Sequence;
 
@@ -59,6 +61,7 @@ pub struct Engine {
     has_shard: bool,
     /// Sequences that are replayed one by one, see `suspicion`.
     suspects: BTreeSet<SeqId>,
+    quarantine: Quarantine,
     /// Of every request that has one.
     deadlines: BTreeSet<(Instant, SeqId)>,
 }
@@ -87,14 +90,21 @@ impl Engine {
             next_step_id: 1,
             has_shard: true,
             suspects: BTreeSet::new(),
+            quarantine: Quarantine::default(),
             deadlines: BTreeSet::new(),
         }
     }
 
-    /// Queues a request under an id that was never used before.
-    pub fn submit(&mut self, seq_id: SeqId, request: ValidRequest, now: Instant) {
+    /// Queues a request under an id that was never used before. The event, if there is one, refuses it:
+    /// it has killed the shard before.
+    #[must_use]
+    pub fn submit(&mut self, seq_id: SeqId, request: ValidRequest, now: Instant) -> Events {
+        if self.quarantine.holds(&request, now) {
+            return vec![(seq_id, GenerationEvent::Failed(GenerationError::Quarantined))];
+        }
         self.deadlines.extend(request.caller.deadline.map(|deadline| (deadline, seq_id)));
         self.scheduler.queue.push(Sequence::new(seq_id, request, now));
+        Events::new()
     }
 
     /// The next step to send, or `None` when enough steps are in flight or there is nothing to do.
@@ -183,14 +193,14 @@ impl Engine {
         event.map(|event| (row.seq_id, event))
     }
 
-    /// Takes a sequence out for good; false when there is none.
-    fn end(&mut self, seq_id: SeqId) -> bool {
+    /// Takes a sequence out for good.
+    fn end(&mut self, seq_id: SeqId) -> Option<Sequence> {
         self.suspects.remove(&seq_id);
-        let Some(sequence) = self.scheduler.remove(seq_id) else { return false };
+        let sequence = self.scheduler.remove(seq_id)?;
         if let Some(deadline) = sequence.request.caller.deadline {
             self.deadlines.remove(&(deadline, seq_id));
         }
-        true
+        Some(sequence)
     }
 
     /// Ends a request whose receiver is gone: no event follows, and its blocks are free for the next step.
@@ -219,7 +229,7 @@ impl Engine {
     /// queue, to be replayed from their token ids once `plan_changed` tells of the next shard; requests
     /// may come, go and expire meanwhile. The events name those that are not tried again because they
     /// have killed the shard (see `suspicion`).
-    pub fn shard_lost(&mut self) -> Events {
+    pub fn shard_lost(&mut self, now: Instant) -> Events {
         self.has_shard = false;
         let mut in_fatal_step = BTreeMap::<SeqId, usize>::new();
         for row in self.in_flight.drain(..).flat_map(|step| step.rows) {
@@ -231,14 +241,15 @@ impl Engine {
         let mut events = Events::new();
         for (seq_id, place) in in_fatal_step {
             let Some(sequence) = self.scheduler.sequence_mut(seq_id) else { continue };
-            sequence.suspicion.crashed(place);
-            let (is_suspect, crashes) = (sequence.suspicion.is_suspect(), sequence.suspicion.crashes());
-            if is_suspect && alone {
-                self.end(seq_id);
-                self.scheduler.counters.quarantined += 1;
-                events.push((seq_id, GenerationEvent::Failed(GenerationError::Quarantined { crashes })));
-            } else if is_suspect {
+            sequence.suspicion.crashed(place, alone);
+            let is_proven = sequence.suspicion.is_proven();
+            if sequence.suspicion.is_suspect() {
                 self.suspects.insert(seq_id);
+            }
+            if is_proven && let Some(culprit) = self.end(seq_id) {
+                self.quarantine.add(&culprit.request, now);
+                self.scheduler.counters.quarantined += 1;
+                events.push((seq_id, GenerationEvent::Failed(GenerationError::Quarantined)));
             }
         }
         events

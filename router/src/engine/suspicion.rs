@@ -2,39 +2,42 @@
 //!
 //! A shard may be killed from outside, so one death proves nothing, and a sequence that gets past the
 //! place where it was is cleared. One that was at the same place in two fatal steps is a suspect; suspects
-//! are replayed one by one with nothing beside them, and the one that kills the shard then is the culprit.
+//! are replayed one by one with nothing beside them. The one that was alone in two of them is the culprit.
 
-/// Deaths at the same place before a sequence is suspected, and convicted if it was alone.
-const SUSPECT_CRASHES: u32 = 2;
+/// Fatal steps at the same place that make a suspect; so many of them alone that prove its guilt.
+const ENOUGH: u32 = 2;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Suspicion {
     /// Fatal steps it was in since it last got past `place`.
-    crashes: u32,
+    n_fatal: u32,
+    /// Those of them in which it was alone.
+    n_fatal_alone: u32,
     /// Tokens that it would have had in the KV cache after the furthest fatal step.
     place: usize,
 }
 
 impl Suspicion {
     /// It was in a fatal step that would have brought it to `place`.
-    pub fn crashed(&mut self, place: usize) {
-        self.place = if self.crashes == 0 { place } else { self.place.max(place) };
-        self.crashes += 1;
+    pub fn crashed(&mut self, place: usize, alone: bool) {
+        self.place = self.place.max(place);
+        self.n_fatal += 1;
+        self.n_fatal_alone += u32::from(alone);
     }
 
     /// A step brought it to `place` and the shard lives.
     pub fn passed(&mut self, place: usize) {
         if place >= self.place {
-            self.crashes = 0;
+            *self = Self::default();
         }
     }
 
-    pub fn crashes(&self) -> u32 {
-        self.crashes
+    pub fn is_suspect(&self) -> bool {
+        self.n_fatal >= ENOUGH
     }
 
-    pub fn is_suspect(&self) -> bool {
-        self.crashes >= SUSPECT_CRASHES
+    pub fn is_proven(&self) -> bool {
+        self.n_fatal_alone >= ENOUGH
     }
 }
 
@@ -45,17 +48,17 @@ mod tests {
     #[test]
     fn only_getting_past_the_furthest_place_clears() {
         let mut suspicion = Suspicion::default();
-        suspicion.crashed(100);
+        suspicion.crashed(100, false);
         assert!(!suspicion.is_suspect(), "one death proves nothing");
-        suspicion.crashed(40);
-        assert!(suspicion.is_suspect());
+        suspicion.crashed(40, true);
+        assert!(suspicion.is_suspect() && !suspicion.is_proven());
         suspicion.passed(99);
         assert!(suspicion.is_suspect());
         suspicion.passed(100);
-        assert_eq!((suspicion.is_suspect(), suspicion.crashes()), (false, 0));
-        suspicion.crashed(30);
+        assert_eq!(suspicion, Suspicion::default());
+        suspicion.crashed(30, true);
         assert!(!suspicion.is_suspect(), "the count began anew");
-        suspicion.passed(30);
-        assert_eq!(suspicion.crashes(), 0);
+        suspicion.crashed(30, true);
+        assert!(suspicion.is_suspect() && suspicion.is_proven());
     }
 }

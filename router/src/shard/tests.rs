@@ -124,7 +124,7 @@ async fn waits_for_the_socket_then_plans_and_runs_steps() {
 
     let config = EngineConfig::new(&shard.info, &shard.limits).expect("good limits");
     let (mut engine, mut link, now) = (Engine::new(config), shard.link, std::time::Instant::now());
-    engine.submit(SeqId(6), testing::request(3, 9, false), now);
+    let _ = engine.submit(SeqId(6), testing::request(3, 9, false), now);
     for _ in 0..2 {
         link.send(engine.plan_step(now).expect("two in flight")).expect("the stream is open");
     }

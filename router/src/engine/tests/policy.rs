@@ -15,7 +15,7 @@ fn check(config: EngineConfig, requests: &[(u32, u32)], expected: &[&[Row]]) {
     let now = Instant::now();
     let mut engine = Engine::new(config);
     for (i, &(n_prompt, max_new)) in requests.iter().enumerate() {
-        engine.submit(SeqId(i as u64 + 1), request(n_prompt, max_new, false), now);
+        let _ = engine.submit(SeqId(i as u64 + 1), request(n_prompt, max_new, false), now);
     }
     let mut got = Vec::new();
     while let Some(step) = engine.plan_step(now) {
@@ -62,7 +62,7 @@ fn admission_stops_at_each_bound() {
 fn started(config: EngineConfig, max_new: u32, eos: bool) -> (Engine, Instant) {
     let now = Instant::now();
     let mut engine = Engine::new(config);
-    engine.submit(SeqId(1), request(2, max_new, eos), now);
+    let _ = engine.submit(SeqId(1), request(2, max_new, eos), now);
     (engine, now)
 }
 
@@ -105,7 +105,7 @@ fn events_carry_the_times_of_their_request() {
 fn one_step_ahead_wastes_one_row_but_no_time() {
     let ahead = EngineConfig { max_steps_in_flight: 2, n_blocks: 2, ..config() };
     let (mut engine, now) = started(ahead, 6, true);
-    engine.submit(SeqId(2), request(2, 2, false), now);
+    let _ = engine.submit(SeqId(2), request(2, 2, false), now);
     let plan = |engine: &mut Engine| engine.plan_step(now).expect("a step");
     let [first, second] = [plan(&mut engine), plan(&mut engine)];
     assert_eq!((rows(&first), rows(&second)), (vec![(1, 0, 2, true)], vec![(1, 2, 0, true)]));
@@ -132,8 +132,8 @@ fn one_step_ahead_never_plans_past_the_last_token() {
 #[test]
 fn cancel_frees_what_it_can_and_tells_nobody() {
     let (mut engine, now) = started(EngineConfig { max_batch_size: 1, ..config() }, 9, false);
-    engine.submit(SeqId(2), request(2, 2, false), now);
-    engine.submit(SeqId(3), request(2, 2, false), now);
+    let _ = engine.submit(SeqId(2), request(2, 2, false), now);
+    let _ = engine.submit(SeqId(3), request(2, 2, false), now);
     let step = engine.plan_step(now).expect("the first");
     engine.cancel(SeqId(2));
     engine.cancel(SeqId(99));
@@ -148,7 +148,7 @@ fn cancel_frees_what_it_can_and_tells_nobody() {
 #[test]
 fn a_failed_row_ends_only_its_sequence() {
     let (mut engine, now) = started(config(), 3, false);
-    engine.submit(SeqId(2), request(30, 3, false), now);
+    let _ = engine.submit(SeqId(2), request(30, 3, false), now);
     let step = engine.plan_step(now).expect("both");
     assert_eq!(rows(&step), [(1, 0, 2, true), (2, 0, 14, false)]);
     // A row that does not sample appears in the answer only when it fails.
@@ -176,7 +176,7 @@ fn answers_to_other_questions_are_refused() {
     ];
     for (outcome, expected) in cases {
         let (mut engine, now) = started(config(), 3, false);
-        engine.submit(SeqId(2), request(30, 3, false), now);
+        let _ = engine.submit(SeqId(2), request(30, 3, false), now);
         let _: PlannedStep = engine.plan_step(now).expect("both");
         assert_eq!(engine.apply(outcome, now).expect_err("wrong"), expected);
     }
@@ -223,8 +223,8 @@ fn a_budget_that_cannot_hold_one_request_is_refused() {
 fn prompt_logprobs_come_chunk_by_chunk() {
     let now = Instant::now();
     let mut engine = Engine::new(config());
-    engine.submit(SeqId(1), ValidRequest { prompt_logprobs: true, ..request(20, 2, false) }, now);
-    engine.submit(SeqId(2), request(2, 2, false), now);
+    let _ = engine.submit(SeqId(1), ValidRequest { prompt_logprobs: true, ..request(20, 2, false) }, now);
+    let _ = engine.submit(SeqId(2), request(2, 2, false), now);
     let mut got = Vec::new();
     while let Some(step) = engine.plan_step(now) {
         let mut outcome = answer(&step, 7);

@@ -10,7 +10,7 @@ fn started(requests: &[(u32, u32)]) -> (Engine, Instant) {
     let now = Instant::now();
     let mut engine = Engine::new(config());
     for (i, &(n_prompt, max_new)) in requests.iter().enumerate() {
-        engine.submit(SeqId(i as u64 + 1), request(n_prompt, max_new, false), now);
+        let _ = engine.submit(SeqId(i as u64 + 1), request(n_prompt, max_new, false), now);
     }
     (engine, now)
 }
@@ -27,11 +27,11 @@ fn run(engine: &mut Engine, now: Instant, token: u32) -> Vec<Row> {
 
 /// Loses the shard and gets the next one; returns who is quarantined.
 fn lose(engine: &mut Engine, now: Instant) -> Vec<u64> {
-    let events = engine.shard_lost();
+    let events = engine.shard_lost(now);
     assert!(engine.plan_step(now).is_none(), "there is no shard");
     engine.plan_changed(config());
     let quarantined = |(SeqId(id), event): (SeqId, GenerationEvent)| match event {
-        GenerationEvent::Failed(GenerationError::Quarantined { .. }) => id,
+        GenerationEvent::Failed(GenerationError::Quarantined) => id,
         other => panic!("{other:?}"),
     };
     events.into_iter().map(quarantined).collect()
@@ -75,6 +75,19 @@ fn a_sequence_alone_that_kills_twice_at_one_place_is_convicted() {
 }
 
 #[test]
+fn a_convicted_request_is_refused_when_it_comes_again() {
+    let (mut engine, now) = started(&[(3, 9)]);
+    for _ in 0..2 {
+        step(&mut engine, now);
+        lose(&mut engine, now);
+    }
+    let events = engine.submit(SeqId(2), request(3, 9, false), now);
+    assert!(matches!(events[..], [(SeqId(2), GenerationEvent::Failed(GenerationError::Quarantined))]));
+    assert!(engine.submit(SeqId(3), request(4, 9, false), now).is_empty());
+    assert_eq!((engine.n_waiting(), engine.counters().quarantined), (1, 1));
+}
+
+#[test]
 fn progress_between_deaths_clears() {
     let (mut engine, now) = started(&[(3, 9), (3, 9)]);
     for _ in 0..4 {
@@ -93,8 +106,10 @@ fn suspects_are_tried_alone_and_the_others_go_on() {
     }
     // The first passes the fatal place and waits for the others' trials.
     assert_eq!(run(&mut engine, now, 7), [(1, 0, 3, true)]);
-    assert_eq!(rows(&step(&mut engine, now)), [(2, 0, 3, true)]);
-    assert_eq!(lose(&mut engine, now), [2], "it was alone");
+    for quarantined in [&[][..], &[2]] {
+        assert_eq!(rows(&step(&mut engine, now)), [(2, 0, 3, true)]);
+        assert_eq!(lose(&mut engine, now), quarantined);
+    }
     assert_eq!(run(&mut engine, now, 7), [(3, 0, 3, true)]);
     let together = run(&mut engine, now, 7);
     assert_eq!(together.iter().map(|row| row.0).collect::<Vec<_>>(), [1, 3]);
@@ -116,7 +131,7 @@ fn a_cancelled_suspect_holds_nobody_up() {
 fn the_next_shard_may_have_other_blocks() {
     let (mut engine, now) = started(&[(3, 9), (3, 9)]);
     assert_eq!(step(&mut engine, now).rows.len(), 2);
-    engine.shard_lost();
+    engine.shard_lost(now);
     engine.plan_changed(EngineConfig { max_batch_size: 1, n_blocks: 16, ..config() });
     assert_eq!(rows(&step(&mut engine, now)), [(1, 0, 3, true)]);
 }
@@ -129,7 +144,7 @@ fn deadlines_end_requests_wherever_they_are() {
     for (id, ms) in [(1, 30), (2, 10), (3, 20)] {
         let mut request = request(3, 9, false);
         request.caller.deadline = Some(at(ms));
-        engine.submit(SeqId(id), request, now);
+        let _ = engine.submit(SeqId(id), request, now);
     }
     run(&mut engine, now, 7);
     let mut expired = Vec::new();

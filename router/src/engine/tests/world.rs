@@ -63,8 +63,7 @@ struct Request {
     /// Has sampled, and will again, since the shard was told of it last.
     decoding: bool,
     n_samples_in_flight: u32,
-    /// Fatal steps it was in, and whether alone.
-    n_fatal: u32,
+    /// Fatal steps in which it was alone.
     n_fatal_alone: u32,
 }
 
@@ -140,7 +139,7 @@ impl World {
         let mut valid = request(wish.n_prompt, wish.max_new, wish.eos);
         valid.prompt_ids = (0..wish.n_prompt).map(prompt).collect();
         valid.caller = Caller { tenant: Tenant([wish.tenant; 32]), deadline };
-        self.engine.submit(seq_id, valid.clone(), self.now);
+        let events = self.engine.submit(seq_id, valid.clone(), self.now);
         let request = Request {
             valid,
             wish: wish.clone(),
@@ -148,10 +147,10 @@ impl World {
             got: Vec::new(),
             decoding: false,
             n_samples_in_flight: 0,
-            n_fatal: 0,
             n_fatal_alone: 0,
         };
         self.requests.insert(seq_id, request);
+        self.receive(events);
     }
 
     fn plan(&mut self) {
@@ -263,13 +262,12 @@ impl World {
         let fatal: std::collections::BTreeSet<SeqId> = rows.map(|row| row.seq_id).collect();
         for seq_id in &fatal {
             let request = self.requests.get_mut(seq_id).expect("submitted");
-            request.n_fatal += 1;
             request.n_fatal_alone += u32::from(fatal.len() == 1);
         }
         for request in self.requests.values_mut() {
             (request.decoding, request.n_samples_in_flight) = (false, 0);
         }
-        let events = self.engine.shard_lost();
+        let events = self.engine.shard_lost(self.now);
         self.receive(events);
         assert_eq!(self.engine.n_running(), 0);
         assert!(self.engine.plan_step(self.now).is_none(), "there is no shard");
@@ -313,10 +311,14 @@ impl World {
         }
         assert!(tokens.starts_with(&request.got) && request.got != tokens, "{seq_id:?}");
         match &request.state {
-            State::Failed(GenerationError::Quarantined { .. }) => {
-                assert!(request.n_fatal_alone >= 1 && request.n_fatal >= 2, "{seq_id:?}: no proof");
-                let guilty = request.wish.poison.is_some() || self.n_kills > 0;
-                assert!(guilty, "{seq_id:?} is innocent");
+            State::Failed(GenerationError::Quarantined) => {
+                let proof = |other: &&Request| {
+                    let same = other.valid.prompt_ids == request.valid.prompt_ids
+                        && other.wish.tenant == request.wish.tenant;
+                    same && other.n_fatal_alone >= 2
+                };
+                let culprit = self.requests.values().find(proof).expect("no proof");
+                assert!(culprit.wish.poison.is_some() || self.n_kills > 0, "{seq_id:?} is innocent");
             }
             State::Failed(GenerationError::DeadlinePassed) => {
                 assert!(request.wish.timeout_ms.is_some(), "{seq_id:?}");
