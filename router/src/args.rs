@@ -5,10 +5,11 @@
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::api::compat::Compat;
 use crate::limits::{LimitError, LimitFlags};
+use crate::server::telemetry::Otlp;
 use crate::validation::rules::Rules;
 
 /// HTTP server of Quern: validates, tokenizes and schedules requests for a model shard.
@@ -89,12 +90,15 @@ pub struct Args {
     /// Log as JSON, one object a line.
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub json_output: bool,
-    /// Accepted for compatibility: traces are not exported yet.
+    /// OpenTelemetry collector that gets a span for each request, over gRPC: http://HOST:4317.
     #[arg(long, env)]
     pub otlp_endpoint: Option<String>,
-    /// Accepted for compatibility, as otlp-endpoint.
+    /// What the collector calls this server.
     #[arg(long, env, default_value = "text-generation-inference.router")]
     pub otlp_service_name: String,
+    /// `vllm`: five series of /metrics also by vLLM's names, which the Gateway API Inference Extension reads.
+    #[arg(long, env, value_enum, default_value_t = MetricsCompat::Vllm)]
+    pub metrics_compat: MetricsCompat,
     /// Origins that browsers may call from [default: any].
     #[arg(long, env, value_delimiter = ',')]
     pub cors_allow_origin: Vec<String>,
@@ -125,6 +129,13 @@ pub struct Args {
     /// With --tgi-compat=strict: fill `prefill` for requests with `decoder_input_details`. Otherwise it is always filled.
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub enable_prefill_logprobs: bool,
+}
+
+/// Values of `--metrics-compat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MetricsCompat {
+    Vllm,
+    None,
 }
 
 impl Args {
@@ -168,6 +179,12 @@ impl Args {
             max_top_n_tokens: self.max_top_n_tokens,
             prompt_logprobs,
         }
+    }
+
+    /// Where traces go; `None` = nowhere.
+    pub fn otlp(&self) -> Option<Otlp> {
+        let endpoint = self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty())?;
+        Some(Otlp { endpoint, service_name: self.otlp_service_name.clone() })
     }
 
     /// What answers call the model.

@@ -20,9 +20,13 @@ fn main() -> ExitCode {
 fn start() -> anyhow::Result<()> {
     let args = Args::parse();
     parent::die_with_parent()?;
-    logging::init(args.json_output)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let telemetry = {
+        let _on_runtime = runtime.enter();
+        logging::init(args.json_output, args.otlp().as_ref())?
+    };
     let result = runtime.block_on(server::run(args));
+    telemetry.flush();
     // Long tokenizations may still run on blocking threads: the process does not wait for them.
     runtime.shutdown_background();
     result

@@ -42,10 +42,6 @@ pub struct AcceptedArgs {
     #[arg(long, env)]
     pub rope_factor: Option<f32>,
     #[arg(long, env)]
-    pub otlp_endpoint: Option<String>,
-    #[arg(long, env, default_value = "text-generation-inference.router")]
-    pub otlp_service_name: String,
-    #[arg(long, env)]
     pub watermark_gamma: Option<f32>,
     #[arg(long, env)]
     pub watermark_delta: Option<f32>,

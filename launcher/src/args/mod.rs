@@ -24,7 +24,8 @@ pub use limits::LimitArgs;
 pub use model::ModelArgs;
 pub use server::ServerArgs;
 pub use values::{
-    Device, Dtype, KvCacheDtype, OpsChoice, Quantization, RopeScaling, Secret, TgiCompat, UsageStats,
+    Device, Dtype, KvCacheDtype, MetricsCompat, OpsChoice, Quantization, RopeScaling, Secret, TgiCompat,
+    UsageStats,
 };
 
 const OTHER_VARIABLES: &str = "Other environment variables:

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args as ClapArgs};
 
-use super::values::{Secret, TgiCompat};
+use super::values::{MetricsCompat, Secret, TgiCompat};
 
 /// Flags about the HTTP server and its end.
 #[derive(Debug, Clone, ClapArgs)]
@@ -23,6 +23,16 @@ pub struct ServerArgs {
     /// more than once (in the environment: one a line); each key is good.
     #[arg(long, env, hide_env_values = true, value_delimiter = '\n')]
     pub api_key: Vec<Secret>,
+    /// OpenTelemetry collector that gets a span for each request, over gRPC: http://HOST:4317.
+    #[arg(long, env)]
+    pub otlp_endpoint: Option<String>,
+    /// What the collector calls this server.
+    #[arg(long, env, default_value = "text-generation-inference.router")]
+    pub otlp_service_name: String,
+    /// `vllm`: five series of /metrics also by vLLM's names, which the Gateway API Inference Extension reads
+    /// (not a TGI flag).
+    #[arg(long, env, value_enum, default_value_t = MetricsCompat::Vllm)]
+    pub metrics_compat: MetricsCompat,
     /// File with more keys, one a line, read again when it changes (not a TGI flag).
     #[arg(long, env)]
     pub api_key_file: Option<PathBuf>,

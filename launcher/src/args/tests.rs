@@ -67,6 +67,7 @@ const OUR_FLAGS: &[(&str, &str)] = &[
     ("ops", "QUERN_OPS"),
     ("dummy-weights", "QUERN_DUMMY_WEIGHTS"),
     ("api-key-file", "API_KEY_FILE"),
+    ("metrics-compat", "METRICS_COMPAT"),
     ("tgi-compat", "TGI_COMPAT"),
     ("compat-return-full-text", "COMPAT_RETURN_FULL_TEXT"),
     ("prefix-caching", "PREFIX_CACHING"),

@@ -60,6 +60,13 @@ pub enum TgiCompat {
     Strict,
 }
 
+/// Values of `--metrics-compat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MetricsCompat {
+    Vllm,
+    None,
+}
+
 /// Values of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Device {
@@ -86,7 +93,7 @@ macro_rules! display_as_flag_value {
         }
     )+};
 }
-display_as_flag_value!(Quantization, Device, OpsChoice, TgiCompat);
+display_as_flag_value!(Quantization, Device, OpsChoice, TgiCompat, MetricsCompat);
 
 /// A value that is passed on but never shown.
 #[derive(Clone, PartialEq, Eq)]

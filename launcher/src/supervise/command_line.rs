@@ -61,6 +61,9 @@ pub fn router_arguments(args: &Args, resolved: &Resolved) -> Vec<OsString> {
     for origin in &args.server.cors_allow_origin {
         line.value("--cors-allow-origin", origin);
     }
+    line.optional("--otlp-endpoint", args.server.otlp_endpoint.as_ref());
+    line.value("--otlp-service-name", &args.server.otlp_service_name);
+    line.value("--metrics-compat", args.server.metrics_compat.to_string());
     line.optional("--api-key-file", args.server.api_key_file.as_ref());
     line.value("--tgi-compat", args.server.tgi_compat.to_string());
     line.value("--compat-return-full-text", args.server.compat_return_full_text.to_string());
@@ -171,6 +174,8 @@ mod tests {
                 "--payload-limit=2000000",
                 "--validation-workers=2",
                 "--graceful-termination-timeout=90",
+                "--otlp-service-name=text-generation-inference.router",
+                "--metrics-compat=vllm",
                 "--tgi-compat=fixed",
                 "--compat-return-full-text=true",
             ]
@@ -179,7 +184,7 @@ mod tests {
 
     #[test]
     fn each_flag_reaches_its_child() {
-        let cases: [(&[&str], &str, &str); 20] = [
+        let cases: &[(&[&str], &str, &str)] = &[
             (&["--quantize", "awq"], "--quantize=awq", ""),
             (&["--threads", "3"], "--threads=3", ""),
             (&["--ops", "reference"], "--ops=reference", ""),
@@ -188,6 +193,8 @@ mod tests {
             (&["--dummy-weights"], "--dummy-weights", ""),
             (&["--json-output"], "--json-output", "--json-output"),
             (&["-p", "8080"], "", "--port=8080"),
+            (&["--otlp-endpoint", "http://c:4317"], "", "--otlp-endpoint=http://c:4317"),
+            (&["--metrics-compat", "none"], "", "--metrics-compat=none"),
             (&["--api-key-file", "keys"], "", "--api-key-file=keys"),
             (&["--tgi-compat", "strict"], "", "--tgi-compat=strict"),
             (&["--compat-return-full-text", "0"], "", "--compat-return-full-text=false"),
@@ -201,7 +208,7 @@ mod tests {
             (&["--cors-allow-origin", "http://a,http://b"], "", "--cors-allow-origin=http://b"),
             (&["--tokenizer-config-path", "-x"], "", "--tokenizer-config-path=-x"),
         ];
-        for (flags, shard_part, router_part) in cases {
+        for &(flags, shard_part, router_part) in cases {
             let flags: Vec<String> = match flags {
                 [flag, value] => vec![format!("{flag}={value}")],
                 _ => flags.iter().map(|flag| (*flag).to_owned()).collect(),

@@ -23,6 +23,7 @@ pub mod sse;
 pub mod state;
 mod tgi;
 mod tokenize;
+pub mod trace;
 mod vllm;
 
 use std::any::Any;
@@ -79,6 +80,7 @@ fn layers(routes: Router<App>, app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), auth::require_key))
         .layer(CatchPanicLayer::custom(internal_error))
         .layer(from_fn(error::render))
+        .layer(from_fn(trace::request))
         .layer(cors(app.settings()))
         .with_state(app)
 }

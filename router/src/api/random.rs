@@ -1,4 +1,4 @@
-//! Randomness of the HTTP edge, from the operating system: seeds and response ids.
+//! Randomness of the HTTP edge, from the operating system: seeds, ids of responses and of requests.
 
 /// A seed for a request that brought none.
 pub fn seed() -> u64 {
@@ -6,9 +6,14 @@ pub fn seed() -> u64 {
     getrandom::u64().unwrap_or_else(|_| unix_nanos() as u64)
 }
 
+/// 32 hexadecimal digits.
+pub fn hex() -> String {
+    format!("{:016x}{:016x}", seed(), seed())
+}
+
 /// `prefix` and 32 hexadecimal digits, as OpenAI's ids look.
 pub fn id(prefix: &str) -> String {
-    format!("{prefix}-{:016x}{:016x}", seed(), seed())
+    format!("{prefix}-{}", hex())
 }
 
 /// Seconds since 1970, for `created`.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::error::ApiError;
 use super::pieces::Finish;
@@ -17,12 +19,14 @@ use crate::validation::Accepted;
 pub struct RequestCount {
     metrics: Arc<Metrics>,
     open: bool,
+    /// The request's span lasts as long as its count: to the last token of a stream.
+    span: Span,
 }
 
 impl RequestCount {
     pub fn begin(metrics: &Arc<Metrics>) -> Self {
         metrics.add("tgi_request_count", "", 1);
-        Self { metrics: metrics.clone(), open: true }
+        Self { metrics: metrics.clone(), open: true, span: Span::current() }
     }
 
     pub fn succeed(&mut self) {
@@ -34,8 +38,11 @@ impl RequestCount {
     pub fn fail(&mut self, error: &ApiError) {
         if std::mem::take(&mut self.open) {
             self.metrics.add("tgi_request_failure", error.label(), 1);
+            self.span.set_attribute("error.type", error.kind());
             // Quoted: parts of the text may be the client's.
-            tracing::error!(err = error.label(), error = ?error.to_string(), "Request failed");
+            self.span.in_scope(
+                || tracing::error!(err = error.label(), error = ?error.to_string(), "Request failed"),
+            );
         }
     }
 
@@ -58,6 +65,7 @@ impl Drop for RequestCount {
     fn drop(&mut self) {
         if self.open {
             self.metrics.add("tgi_request_failure", "dropped", 1);
+            self.span.set_attribute("error.type", "dropped");
         }
     }
 }
@@ -65,8 +73,10 @@ impl Drop for RequestCount {
 /// Times and lengths of one sequence while it runs.
 pub struct SequenceRecord {
     metrics: Arc<Metrics>,
+    span: Span,
     arrived: Instant,
     timing: Option<Timing>,
+    first_token: Option<Instant>,
     last_token: Option<Instant>,
     n_tokens: u32,
     times: Times,
@@ -77,7 +87,18 @@ impl SequenceRecord {
         metrics.observe("tgi_request_input_length", "", f64::from(accepted.input_tokens));
         metrics.observe("tgi_request_max_new_tokens", "", f64::from(accepted.max_new_tokens));
         metrics.add("tgi_prompt_tokens", "", u64::from(accepted.input_tokens));
-        Self { metrics, arrived, timing: None, last_token: None, n_tokens: 0, times: Times::default() }
+        let span = Span::current();
+        span.set_attribute("gen_ai.usage.input_tokens", i64::from(accepted.input_tokens));
+        Self {
+            metrics,
+            span,
+            arrived,
+            timing: None,
+            first_token: None,
+            last_token: None,
+            n_tokens: 0,
+            times: Times::default(),
+        }
     }
 
     /// A token came; `at` is when the driver got it.
@@ -88,6 +109,9 @@ impl SequenceRecord {
         };
         self.metrics.observe(name, "", at.saturating_duration_since(since).as_secs_f64());
         self.metrics.add("tgi_generation_tokens", "", 1);
+        // Nothing is speculated: no step accepts more than one token.
+        self.metrics.observe("tgi_request_skipped_tokens", "", 0.0);
+        self.first_token.get_or_insert(at);
         self.timing = Some(timing);
         self.last_token = Some(at);
         self.n_tokens += 1;
@@ -109,15 +133,34 @@ impl SequenceRecord {
         ] {
             self.metrics.observe(name, "", duration.as_secs_f64());
         }
-        tracing::info!(
+        self.trace(finish);
+        let generate = tracing::info_span!(
+            parent: &self.span,
+            "generate",
             total_time = ?times.total,
             validation_time = ?times.validation,
             queue_time = ?times.queue,
             inference_time = ?times.inference,
             time_per_token = ?times.per_token(),
-            seed = ?seed,
-            "Success"
+            seed = ?seed
         );
+        generate.in_scope(|| tracing::info!("Success"));
+    }
+
+    /// Attributes of the request's span, by OpenTelemetry's names; of several sequences the last one's.
+    fn trace(&self, finish: Finish) {
+        let times = self.times;
+        let first = self.first_token.map(|at| at.saturating_duration_since(self.arrived));
+        for (name, duration) in [
+            ("gen_ai.latency.time_to_first_token", first.unwrap_or_default()),
+            ("gen_ai.latency.e2e", times.total),
+            ("gen_ai.latency.time_in_queue", times.queue),
+            ("gen_ai.latency.time_in_model_inference", times.inference),
+        ] {
+            self.span.set_attribute(name, duration.as_secs_f64());
+        }
+        self.span.set_attribute("gen_ai.usage.output_tokens", i64::from(self.n_tokens));
+        self.span.set_attribute("gen_ai.response.finish_reasons", finish.tgi());
     }
 
     pub fn n_tokens(&self) -> u32 {

@@ -4,12 +4,14 @@
 //! debug build and is ignored in a release build, where a metric must never stop a request.
 
 pub mod table;
+mod vllm;
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
 use table::{Buckets, Kind, Row, TABLE};
@@ -18,6 +20,7 @@ use table::{Buckets, Kind, Row, TABLE};
 pub struct Metrics {
     registry: Registry,
     series: HashMap<&'static str, Vec<(&'static str, Series)>>,
+    vllm: OnceLock<vllm::Aliases>,
 }
 
 enum Series {
@@ -34,7 +37,9 @@ impl Metrics {
             .iter()
             .map(|row| (row.name, register(&registry, row, max_input_tokens, max_total_tokens)))
             .collect();
-        let metrics = Self { registry, series };
+        // Memory, processor time and files of this process; fails only for a name that is taken.
+        let _ = registry.register(Box::new(ProcessCollector::for_self()));
+        let metrics = Self { registry, series, vllm: OnceLock::new() };
         metrics.set_labelled("tgi_build_info", env!("CARGO_PKG_VERSION"), 1.0);
         metrics
     }
@@ -60,13 +65,37 @@ impl Metrics {
         }
     }
 
+    /// From now on five series are also exported by vLLM's names, which gateways for models look for. The first call
+    /// counts.
+    pub fn add_vllm_aliases(&self, model: &str, block_size: u32, n_blocks: u32) {
+        self.vllm.get_or_init(|| vllm::Aliases::register(&self.registry, model, block_size, n_blocks));
+    }
+
     /// Prometheus text format.
     pub fn render(&self) -> String {
+        let load = self.load();
+        self.set("tgi_kv_cache_usage", load.kv_usage);
+        if let Some(aliases) = self.vllm.get() {
+            aliases.set(load);
+        }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!("metrics cannot be written: {error}");
         }
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn load(&self) -> vllm::Load {
+        let value = |name| match self.find(name, "") {
+            Some(Series::Gauge(gauge)) => gauge.get(),
+            _ => 0.0,
+        };
+        let kv_tokens = value("tgi_batch_max_total_tokens").max(1.0);
+        vllm::Load {
+            waiting: value("tgi_queue_size"),
+            running: value("tgi_batch_current_size"),
+            kv_usage: value("tgi_batch_current_max_tokens") / kv_tokens,
+        }
     }
 
     fn set_labelled(&self, name: &str, label: &str, value: f64) {
@@ -177,6 +206,29 @@ mod tests {
             "tgi_request_input_length_bucket{le=\"41\"} 0\n",
             "tgi_request_input_length_bucket{le=\"42\"} 1\n",
             concat!("tgi_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn vllms_names_say_the_same() {
+        let metrics = Metrics::new(100, 200);
+        assert!(!metrics.render().contains("vllm:"));
+        metrics.add_vllm_aliases("m\"x", 32, 128);
+        metrics.set("tgi_queue_size", 7.0);
+        metrics.set("tgi_batch_current_size", 3.0);
+        metrics.set("tgi_batch_current_max_tokens", 1024.0);
+        metrics.set("tgi_batch_max_total_tokens", 4096.0);
+        let text = metrics.render();
+        for line in [
+            "# TYPE vllm:num_requests_waiting gauge\n",
+            "vllm:num_requests_waiting{model_name=\"m\\\"x\"} 7\n",
+            "vllm:num_requests_running{model_name=\"m\\\"x\"} 3\n",
+            "vllm:kv_cache_usage_perc{model_name=\"m\\\"x\"} 0.25\n",
+            "vllm:cache_config_info{block_size=\"32\",num_gpu_blocks=\"128\"} 1\n",
+            "tgi_kv_cache_usage 0.25\n",
+            "process_resident_memory_bytes ",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -97,6 +97,7 @@ pub const TABLE: &[Row] = &[
     gauge("tgi_batch_current_size", "Sequences running"),
     gauge("tgi_batch_current_max_tokens", "KV tokens reserved by running sequences"),
     gauge("tgi_batch_max_total_tokens", "KV tokens there are"),
+    gauge("tgi_kv_cache_usage", "Share of the KV tokens that running sequences hold, 0 to 1"),
     by("method", METHODS, counter("tgi_batch_inference_count", "Steps sent to the shard")),
     by("method", METHODS, counter("tgi_batch_inference_success", "Steps that succeeded")),
     by("method", METHODS, counter("tgi_batch_inference_failure", "Steps that failed")),

@@ -7,6 +7,7 @@ pub mod logging;
 pub mod parent;
 mod signals;
 mod startup;
+pub mod telemetry;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -33,7 +34,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// When arguments contradict each other, the port is taken, the model cannot be served or the shard is lost.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     args.check()?;
-    warn_of_flags_without_effect(&args);
     let mut signals = Signals::listen()?;
     let listener = bind(&args.hostname, args.port).await?;
     let app = App::loading(startup::edge_settings(&args)?);
@@ -74,12 +74,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 async fn drain(http: &mut Http, engine: &EngineHandle) {
     http.stop(Duration::MAX).await;
     engine.drain().await;
-}
-
-fn warn_of_flags_without_effect(args: &Args) {
-    if args.otlp_endpoint.is_some() {
-        tracing::warn!("--otlp-endpoint has no effect: traces are not exported by this version");
-    }
 }
 
 /// Binds the port; a host name that is no address becomes 0.0.0.0, as in TGI.

@@ -12,7 +12,7 @@ use crate::api::meta::Info;
 use crate::api::places::Places;
 use crate::api::sse;
 use crate::api::state::{App, EdgeSettings, Serving};
-use crate::args::Args;
+use crate::args::{Args, MetricsCompat};
 use crate::driver::{self, DriverError, EngineHandle};
 use crate::metrics::Metrics;
 use crate::request::{Limits, ShardInfo};
@@ -65,6 +65,9 @@ pub async fn start(
     let limits = args.limits().resolve(shard.limits)?;
     tracing::info!("Setting max batch total tokens to {}", limits.max_batch_total_tokens);
     let metrics = Arc::new(Metrics::new(limits.max_input_tokens, limits.max_total_tokens));
+    if args.metrics_compat == MetricsCompat::Vllm {
+        metrics.add_vllm_aliases(&args.model_name(), shard.info.block_size, shard.info.n_blocks);
+    }
     metrics.set("tgi_batch_max_total_tokens", limits.max_batch_total_tokens as f64);
     let (engine, driver) = driver::start(shard.link, &shard.info, limits, metrics.clone())?;
     let workers = args.validation_workers;

@@ -8,3 +8,4 @@ mod edge;
 mod harness;
 mod routes;
 mod tgi;
+mod trace;
