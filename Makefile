@@ -15,7 +15,8 @@ ifeq ($(origin CARGO_FEATURES),undefined)
   endif
 endif
 
-.PHONY: run build test test-rust test-integration lint bench-cpu bench-router cuda-toolkit cuda-kernels clean
+.PHONY: run build test test-rust test-integration lint bench-cpu bench-router clean \
+        cuda-toolkit cuda-kernels gpu-bundle gpu-models test-gpu
 
 run: build
 	target/release/text-generation-launcher --port $(PORT)
@@ -29,6 +30,7 @@ test-rust:
 	cargo test --release --workspace $(CARGO_FEATURES)
 
 test-integration: build $(VENV) $(LEGACY)
+	cargo build --release --workspace --bins --examples $(CARGO_FEATURES)
 	$(VENV) -m pytest integration-tests -q
 
 lint:
@@ -48,6 +50,22 @@ cuda-toolkit:
 
 cuda-kernels: cuda-toolkit
 	csrc/build.sh
+
+# What a GPU machine without Rust needs, in one folder; QUERN_CUDA_ARCHS=90a makes it smaller.
+gpu-bundle: cuda-kernels
+	cargo build --release --workspace --bins --examples --features text-generation-backend/cuda
+	integration-tests/gpu/bundle.sh target/gpu-bundle
+
+# Real checkpoints for it, in parts of at most 50 MB.
+gpu-models: $(VENV)
+	$(VENV) integration-tests/models.py
+	integration-tests/gpu/models.sh pack target/test-models/smollm2-135m-awq-g64 target/gpu-models
+	integration-tests/gpu/models.sh pack target/test-models/smollm2-135m-v1-awq-g64 target/gpu-models
+
+# On a machine with a GPU and Rust.
+test-gpu: gpu-bundle $(VENV)
+	$(VENV) integration-tests/models.py
+	MODELS=$(CURDIR)/target/test-models OUT=$(CURDIR)/target/gpu-results target/gpu-bundle/run.sh test compare
 
 $(VENV): integration-tests/requirements.txt
 	$(PYTHON) -m venv .venv

@@ -45,7 +45,8 @@ done
 readonly library_flags="-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-threadsafe-statics -Wall -Wextra"
 # CPU references take most of a test's time; the machines with these GPUs all have AVX2.
 readonly test_flags="-std=c++17 -O3 $([ "$(uname -m)" != x86_64 ] || echo -march=x86-64-v3) -Wall -Wextra"
-export nvcc_flags="-std=c++17 -O3 -lineinfo -t 0 $gencode ${QUERN_NVCC_FLAGS:-}
+# Compressed, line tables and five architectures take a tenth of the space (nvcc 12.8 or newer).
+export nvcc_flags="-std=c++17 -O3 -lineinfo -t 0 --compress-mode=size $gencode ${QUERN_NVCC_FLAGS:-}
   -Xcompiler -fPIC,-Wall,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics -Xptxas --warn-on-spills,--warn-on-local-memory-usage"
 export includes="-I$csrc/include -I$csrc/src -isystem $cuda/include -isystem $cuda/include/cccl"
 

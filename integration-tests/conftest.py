@@ -4,6 +4,7 @@ The binaries under test are target/release's, or those in $QUERN_BIN; `make test
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,8 @@ def tiny(models):
 
 def golden(name):
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def copy_of(folder, parent):
+    """A copy of a checkpoint folder that a test may damage."""
+    return shutil.copytree(folder, parent / "model")

@@ -95,6 +95,11 @@ async fn main() -> anyhow::Result<()> {
     measure(&args, &mut shard, &mut report).await?;
     report.single("used_gib_after_load", gib(memory.used(&shard.info.device_type, &process)));
     print!("{}", report.table());
+    keep(&args, &report)
+}
+
+/// Writes what is measured so far: a bench that is broken off has not measured in vain.
+fn keep(args: &Args, report: &Report) -> anyhow::Result<()> {
     match &args.json {
         Some(path) => std::fs::write(path, report.json()).with_context(|| path.display().to_string()),
         None => Ok(()),
@@ -121,6 +126,7 @@ async fn measure(args: &Args, shard: &mut Connection, report: &mut Report) -> an
                 }
             }
         }
+        keep(args, report)?;
     }
     Ok(())
 }

@@ -89,7 +89,8 @@ impl Scenario {
             Kind::FirstToken { prompt } => (1, prompt, 1),
             Kind::Step { sequences } | Kind::Load { concurrency: sequences, .. } => (sequences, LOAD.0, 4),
         };
-        Batch::run(shard, &requests(sequences, prompt, new), sequences, prompt_budget).await.map(drop)
+        let requests = requests(shard, sequences, prompt, new);
+        Batch::run(shard, &requests, sequences, prompt_budget).await.map(drop)
     }
 
     /// The figures of one run.
@@ -99,10 +100,10 @@ impl Scenario {
         prompt_budget: usize,
     ) -> anyhow::Result<Vec<(String, f64)>> {
         let (requests, concurrency) = match self.kind {
-            Kind::Decode { prompt, new } => (requests(1, prompt, new), 1),
-            Kind::FirstToken { prompt } => (requests(PROMPTS, prompt, 1), 1),
-            Kind::Step { sequences } => (requests(sequences, LOAD.0, LOAD.1), sequences),
-            Kind::Load { concurrency, requests: n } => (requests(n, LOAD.0, LOAD.1), concurrency),
+            Kind::Decode { prompt, new } => (requests(shard, 1, prompt, new), 1),
+            Kind::FirstToken { prompt } => (requests(shard, PROMPTS, prompt, 1), 1),
+            Kind::Step { sequences } => (requests(shard, sequences, LOAD.0, LOAD.1), sequences),
+            Kind::Load { concurrency, requests: n } => (requests(shard, n, LOAD.0, LOAD.1), concurrency),
         };
         let began = Instant::now();
         let run = Batch::run(shard, &requests, concurrency, prompt_budget).await?;
@@ -117,8 +118,9 @@ impl Scenario {
 }
 
 /// `n` different prompts.
-fn requests(n: usize, prompt: usize, new: usize) -> Vec<Request> {
-    let token = |sequence: usize, i: usize| ((i * 7919 + sequence * 1013) % 20_000 + 100) as u32;
+fn requests(shard: &Connection, n: usize, prompt: usize, new: usize) -> Vec<Request> {
+    let vocab = shard.info.vocab_size as usize;
+    let token = |sequence: usize, i: usize| ((i * 7919 + sequence * 1013) % vocab) as u32;
     let prompt = |sequence| (0..prompt).map(|i| token(sequence, i)).collect();
     (0..n).map(|sequence| Request::new(prompt(sequence), new, greedy(0))).collect()
 }
