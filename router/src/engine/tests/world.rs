@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::naive_shard::{NaiveShard, token_after};
 use crate::engine::testing::request;
-use crate::engine::{Engine, EngineConfig, Events, PlannedStep, RowInput, SeqId};
+use crate::engine::{Counters, Engine, EngineConfig, Events, PlannedStep, RowInput, SeqId};
 use crate::request::{Caller, FinishReason, GenerationError, GenerationEvent, Tenant, ValidRequest};
 
 /// What a history can do.
@@ -286,8 +286,8 @@ impl World {
         scheduler.pool.assert_sound(scheduler.running.values().map(|running| &running.blocks));
     }
 
-    /// Lets everything open run to its end, then checks every request's story.
-    pub fn finish(mut self) {
+    /// Lets everything open run to its end, then checks every request's story. Returns what it took.
+    pub fn finish(mut self) -> Counters {
         for _ in 0..20_000 {
             self.plan();
             self.plan();
@@ -301,6 +301,7 @@ impl World {
         for (seq_id, request) in &self.requests {
             self.check_story(*seq_id, request);
         }
+        self.engine.counters()
     }
 
     fn check_story(&self, seq_id: SeqId, request: &Request) {
