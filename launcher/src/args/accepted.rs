@@ -35,8 +35,6 @@ pub struct AcceptedArgs {
     pub weights_cache_override: Option<PathBuf>,
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub disable_custom_kernels: bool,
-    #[arg(long, env, default_value_t = 1.0)]
-    pub cuda_memory_fraction: f32,
     #[arg(long, env, value_enum)]
     pub rope_scaling: Option<RopeScaling>,
     #[arg(long, env)]

@@ -40,6 +40,9 @@ pub struct ModelArgs {
     /// Worker threads of a shard on the CPU; all cores when absent (not a TGI flag).
     #[arg(long, env = "QUERN_THREADS")]
     pub threads: Option<NonZeroUsize>,
+    /// Share of a GPU's memory that the shard may take for weights, KV cache and workspace together.
+    #[arg(long, env, default_value_t = 1.0)]
+    pub cuda_memory_fraction: f64,
     /// Random weights of the shapes that config.json gives, for measurements: no weight file is needed or read
     /// (not a TGI flag).
     #[arg(long, env = "QUERN_DUMMY_WEIGHTS", value_parser = BoolishValueParser::new())]

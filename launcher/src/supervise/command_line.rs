@@ -41,6 +41,7 @@ pub fn shard_arguments(args: &Args, resolved: &Resolved) -> Vec<OsString> {
     line.value("--device", args.model.device.to_string());
     line.value("--ops", args.model.ops.to_string());
     line.number("--threads", args.model.threads);
+    line.value("--cuda-memory-fraction", args.model.cuda_memory_fraction.to_string());
     line.switch("--dummy-weights", args.model.dummy_weights);
     line.switch("--json-output", args.json_output);
     line.0
@@ -153,7 +154,13 @@ mod tests {
         let (shard, router) = lines(&[]);
         assert_eq!(
             shard,
-            ["--model-path=/models/m", "--uds-path=/run/base-0", "--device=auto", "--ops=auto"]
+            [
+                "--model-path=/models/m",
+                "--uds-path=/run/base-0",
+                "--device=auto",
+                "--ops=auto",
+                "--cuda-memory-fraction=1"
+            ]
         );
         assert_eq!(
             router,
@@ -191,6 +198,7 @@ mod tests {
             (&["--device", "cpu"], "--device=cpu", ""),
             (&["--device", "cuda"], "--device=cuda", ""),
             (&["--dummy-weights"], "--dummy-weights", ""),
+            (&["--cuda-memory-fraction", "0.5"], "--cuda-memory-fraction=0.5", ""),
             (&["--json-output"], "--json-output", "--json-output"),
             (&["-p", "8080"], "", "--port=8080"),
             (&["--otlp-endpoint", "http://c:4317"], "", "--otlp-endpoint=http://c:4317"),
