@@ -1,0 +1,147 @@
+"""Sections 1.14, 1.15: OpenAI's routes without tools and response_format, which have tests of their own."""
+
+import re
+
+from .errors import refused
+from .generate import HEADERS, N, N_PROMPT, PROMPT, TEXT
+from .row import ABSENT, FIXED, events, post
+
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+ID = {"chat": re.compile("chatcmpl-[0-9a-f]{32}"), "text": re.compile("cmpl-[0-9a-f]{32}")}
+FINGERPRINT = re.compile(r"\d+\.\d+\.\d+-\w+")
+USAGE = {"prompt_tokens": N_PROMPT, "completion_tokens": N, "total_tokens": N_PROMPT + N}
+
+
+def chat(rule, messages=MESSAGES, **fields):
+    expect = {k: fields.pop(k) for k in ("json", "text", "headers", "status", "modes") if k in fields}
+    return post(rule, "/v1/chat/completions", {"messages": messages, "temperature": 0, **fields}, **expect)
+
+
+def complete(rule, prompt=PROMPT, **fields):
+    expect = {k: fields.pop(k) for k in ("json", "text", "headers", "status", "modes") if k in fields}
+    return post(rule, "/v1/completions", {"prompt": prompt, "temperature": 0, **fields}, **expect)
+
+
+def content(check):
+    return {"choices": [{"message": {"content": check}}]}
+
+
+def text(check):
+    return {"choices": [{"text": check}]}
+
+
+def chunks(check):
+    """``check`` of the stream's chunks; the stream ends with [DONE]."""
+
+    def judge(raw):
+        *data, done = events(raw)
+        return done == "[DONE]" and check(data)
+
+    return judge
+
+
+def finish(data):
+    return [c["finish_reason"] for d in data for c in d["choices"] if c["finish_reason"]]
+
+
+def joined(data):
+    return "".join(c["delta"]["content"] for d in data for c in d["choices"])
+
+
+ROWS = [
+    # 1.15: the whole answer
+    chat("1.15 object", json={"object": "chat.completion", "created": int, "system_fingerprint": FINGERPRINT}),
+    *chat("10.12 ids", json={"id": ID["chat"]}).also(json={"id": ""}),
+    chat("1.15 one choice", json={"choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "logprobs": None, "finish_reason": "stop"}]}),
+    chat("1.15 usage", json={"usage": USAGE}),
+    chat("1.15 model is echoed", model="anything", json={"model": "anything"}),
+    chat("1.15 model tgi is the server's name", model="tgi", json={"model": lambda m: m != "tgi"}),
+    chat("1.15 max_tokens", max_tokens=2, json={"choices": [{"message": {"content": "The capital"}, "finish_reason": "length"}]}),
+    chat("1.15 max_completion_tokens", max_completion_tokens=2, json={"choices": [{"finish_reason": "length"}]}),
+    chat("1.15 max_completion_tokens wins", max_completion_tokens=1, max_tokens=5, json=content("The")),
+    *chat("10.11, 4 a stop string is trimmed, finish_reason stop", stop=["ranc"],
+          json={"choices": [{"message": {"content": "The capital of F"}, "finish_reason": "stop"}]}).also(
+          json={"choices": [{"message": {"content": "The capital of Franc"}, "finish_reason": "stop_sequence"}]}),
+    chat("10.7 stop as a string", stop=" is", json=content(lambda t: t.startswith("The capital of France")), modes=(FIXED,)),
+    chat("10.7 top_p 1", top_p=1, temperature=0.5, max_tokens=1),
+    chat("10.7 stream_options null", stream_options=None, max_tokens=1),
+    chat("10.8 presence_penalty 0 changes nothing", presence_penalty=0, json=content(TEXT)),
+    chat("10.9 frequency_penalty 0 changes nothing", frequency_penalty=0, json=content(TEXT)),
+    chat("1.15 logprobs", logprobs=True, top_logprobs=2, max_tokens=1,
+         json={"choices": [{"logprobs": {"content": [{"token": "The", "bytes": [84, 104, 101], "top_logprobs": lambda t: len(t) == 2}]}}]}),
+    chat("1.15 top_logprobs without logprobs is not shown", top_logprobs=2, max_tokens=1, json={"choices": [{"logprobs": None}]}),
+    chat("1.15 n", n=2, max_tokens=2, json={"choices": [{"index": 0}, {"index": 1}]}),
+    chat("1.15 user and logit_bias null", user="u", logit_bias=None, max_tokens=1),
+    chat("1.15 seed", seed=3, temperature=1.0, max_tokens=1),
+    chat("1.15 content parts", [{"role": "user", "content": [{"type": "text", "text": "What is the capital "}, {"type": "text", "text": "of France?"}]}],
+         json=content(TEXT)),
+    chat("1.15 a system message", [{"role": "system", "content": "Be brief."}, *MESSAGES], max_tokens=1, json={"usage": {"completion_tokens": 1}}),
+    chat("1.15 the last assistant message is continued", [*MESSAGES, {"role": "assistant", "content": "The capital of"}], max_tokens=1,
+         json=content(" France")),
+    *(chat(f"1.7 {name} on chat", headers={name: value}) for name, value in HEADERS.items() if name != "x-compute-characters"),
+    # 1.15: streams
+    chat("1.15 chunks", stream=True, text=chunks(lambda d: all(x["object"] == "chat.completion.chunk" and len(x["choices"]) == 1 for x in d))),
+    chat("1.15 the text of a stream", stream=True, text=chunks(lambda d: joined(d) == TEXT)),
+    chat("1.15 the end token is empty text", stream=True, text=chunks(lambda d: d[-1]["choices"][0]["delta"]["content"] == "" and finish(d) == ["stop"])),
+    chat("1.15 one id a stream", stream=True, text=chunks(lambda d: len({x["id"] for x in d}) == 1)),
+    chat("1.15 role in each chunk", stream=True, text=chunks(lambda d: all(x["choices"][0]["delta"]["role"] == "assistant" for x in d))),
+    chat("1.15 no usage unless asked", stream=True, text=chunks(lambda d: all(x["usage"] is None for x in d))),
+    chat("1.15 usage once, with no choices, last", stream=True, stream_options={"include_usage": True},
+         text=chunks(lambda d: d[-1]["choices"] == [] and d[-1]["usage"] == USAGE and all(x["usage"] is None for x in d[:-1]))),
+    chat("1.15 finish_reason length", stream=True, max_tokens=2, text=chunks(lambda d: finish(d) == ["length"] and len(d) == 2)),
+    *chat("10.11 a stop string in a stream", stream=True, stop=["ranc"],
+          text=chunks(lambda d: joined(d) == "The capital of F" and finish(d) == ["stop"])).also(
+          text=chunks(lambda d: joined(d) == "The capital of Franc" and finish(d) == ["stop_sequence"])),
+    chat("1.15 logprobs in a stream", stream=True, logprobs=True, max_tokens=2,
+         text=chunks(lambda d: all(len(x["choices"][0]["logprobs"]["content"]) == 1 for x in d))),
+    chat("1.9 the headers of a stream", stream=True, max_tokens=1, headers={"content-type": "text/event-stream", "x-accel-buffering": "no", "cache-control": "no-cache"}),
+    # 1.15: refusals
+    *chat("10.5 a stream's refusal is a status", stream=True, max_tokens=5000, status=422, json={"error": {"type": "invalid_request_error"}}).also(
+          status=200, json=None, text=chunks(lambda d: len(d) == 1 and d[0]["error"]["http_status_code"] == 422)),
+    chat("10.18 OpenAI's error object", max_tokens=5000, status=422, json={"error_type": "validation", "error": {
+         "message": lambda m: m.startswith("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: "),
+         "type": "invalid_request_error", "param": None, "code": None, "http_status_code": 422}}),
+    chat("1.15 a message without content", [{"role": "user"}], status=422, json={"error": {"message": lambda m: "`messages[0]`" in m}}),
+    chat("1.15 images are refused", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], status=422),
+    chat("1.15 top_logprobs above the limit", top_logprobs=6, logprobs=True, status=422,
+         json={"error": {"message": refused("`top_n_tokens` must be >= 0 and <= 5. Given: 6")["error"]}}),
+    chat("1.15 temperature below 0", temperature=-1, status=422),
+    chat("1.15 presence_penalty above 2", presence_penalty=2.5, status=422,
+         json={"error": {"message": refused("`presence_penalty` must be >= -2.0 and <= 2.0")["error"]}}),
+    chat("1.15 n above the limit", n=5, status=422, json={"error": {"message": refused("`n` must be > 0 and <= 4. Given: 5")["error"]}}),
+    chat("1.15 n 0", n=0, status=422),
+    # 1.14
+    complete("1.14 object", json={"object": "text_completion", "created": int, "system_fingerprint": FINGERPRINT, "model": str}),
+    *complete("10.12 ids of completions", json={"id": ID["text"]}).also(json={"id": ""}),
+    complete("1.14 one choice", json={"choices": [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}]}),
+    complete("1.14 usage", json={"usage": USAGE}),
+    complete("10.10 choices in order", [PROMPT, "1 2 3"], max_tokens=1, json={"choices": [{"index": 0, "text": "The"}, {"index": 1}]}),
+    complete("10.10 n", n=2, max_tokens=1, json={"choices": [{"index": 0}, {"index": 1}]}),
+    complete("10.10 echo", echo=True, json=text(PROMPT + TEXT)),
+    complete("10.10 logprobs", logprobs=2, max_tokens=1,
+             json={"choices": [{"logprobs": {"tokens": ["The"], "text_offset": [0], "top_logprobs": lambda t: len(t[0]) == 2}}]}),
+    complete("10.10 token ids as prompt", [19, 28], max_tokens=1, json={"usage": {"prompt_tokens": 2}}),
+    complete("1.14 finish_reason length", max_tokens=2, json={"choices": [{"finish_reason": "length"}]}),
+    *complete("10.11 a stop string", stop="ranc", json={"choices": [{"text": "The capital of F", "finish_reason": "stop"}]}).also(
+          json={"choices": [{"text": "The capital of Franc", "finish_reason": "stop_sequence"}]}),
+    complete("1.14 suffix", suffix="x", status=422,
+             json={"error": {"message": "Suffix is not supported and can be achieved by preprocessing the prompt."}, "error_type": "suffix not supported"}),
+    complete("1.14 no prompt in the list", [], status=422,
+             json={"error": {"message": lambda m: "Empty array detected. Do not use an empty array for the prompt." in m}}),
+    complete("1.14 too many prompts", ["a"] * 5, status=422,
+             json={"error": {"message": "Number of prompts exceeds the maximum allowed batch size of 4"}, "error_type": "batch size exceeded"}),
+    complete("1.14 an empty prompt", "", status=422, json={"error": {"message": refused("`inputs` cannot be empty")["error"]}}),
+    *(complete(f"1.14 {name}", headers={name: value}) for name, value in HEADERS.items() if name != "x-compute-time"),
+    complete("1.14 no x-compute-time", headers={"x-compute-time": ABSENT}),
+    complete("1.14 headers are summed over prompts", [PROMPT, PROMPT], max_tokens=2, headers={"x-prompt-tokens": str(2 * N_PROMPT), "x-generated-tokens": "4"}),
+    complete("10.10 the end token's text does not leak", stream=True,
+             text=chunks(lambda d: "".join(c["text"] for x in d for c in x["choices"]) == TEXT)),
+    complete("10.10 finish_reason is null, then a word", stream=True,
+             text=chunks(lambda d: [x["choices"][0]["finish_reason"] for x in d] == [None] * (N - 1) + ["stop"])),
+    complete("D key order of chunks", stream=True, max_tokens=2,
+             text=chunks(lambda d: list(d[0]) == ["object", "id", "created", "choices", "model", "system_fingerprint"])),
+    complete("1.14 usage in the last chunk", stream=True, max_tokens=2,
+             text=chunks(lambda d: d[-1]["usage"]["completion_tokens"] == 2 and "usage" not in d[0])),
+    complete("1.14 prompts interleave by index", ["a", "b"], stream=True, max_tokens=2,
+             text=chunks(lambda d: sorted(c["index"] for x in d for c in x["choices"]) == [0, 0, 1, 1])),
+]  # fmt: skip
