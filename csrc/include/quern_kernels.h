@@ -272,8 +272,8 @@ typedef struct QuernDecodeShape {
 } QuernDecodeShape;
 
 /* Decode's list of work, made on the host for a step (the same for all layers) and copied to the device: how each
- * sequence is cut along its tokens depends on its own length, the model and the device alone. `positions` (host): as in
- * QuernSpans. `plan` (host) has room for quern_decode_plan_ints; on the device it is 32-byte aligned. Returns the number
+ * sequence is cut along its tokens depends on its own length, the model, the device and whether n_spans <= 2.
+ * `positions` (host): as in QuernSpans. `plan` (host) has room for quern_decode_plan_ints; on the device it is 32-byte aligned. Returns the number
  * of items, or -1 if the shape is not supported or a sequence is longer than max_tokens. */
 int32_t quern_decode_plan(const QuernDevice *device, const QuernDecodeShape *shape, const int32_t *positions,
                           int32_t *plan);
@@ -283,7 +283,8 @@ int32_t quern_decode_plan_ints(const QuernDevice *device, const QuernDecodeShape
 uint64_t quern_decode_workspace(const QuernDevice *device, const QuernDecodeShape *shape);
 
 /* Decode: one row a span (n_rows is not read). Takes qkv as the linear layer left it: adds the bias, rotates, writes k
- * and v to the cache and attends, in one launch. A row's result depends on its sequence alone, bit for bit. The grid is
+ * and v to the cache and attends, in one launch. A row's result depends on its sequence alone, bit for bit, within
+ * n_spans <= 2 and beyond. The grid is
  * fixed by n_spans and max_tokens; lengths and work are read from device memory, so a captured launch serves every step.
  * Rows of padding spans are not written. Reads the plan, first_row, block_tables and the cached tokens before the kernel
  * in front of it has ended: they must be complete before that one starts, as they are when an earlier step or a copy at

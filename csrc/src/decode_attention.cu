@@ -274,6 +274,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
   int index = blockIdx.x;
   if (index >= n_work) {
     // Not before: this kernel's end must mean that the one before it has ended.
+    allow_next_kernel();
     wait_for_previous_kernel();
     return;
   }
@@ -284,8 +285,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
     shared.queries[i] = __half();
   }
   __syncthreads();
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   while (true) {
     enter_row(p, work, shared);
     __syncthreads();
@@ -306,7 +307,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
 }
 
 SplitPolicy split_policy(const QuernDevice &device, const QuernDecodeShape &shape) {
-  return {device.sm_count * kBlocksPerSm, shape.n_kv_heads};
+  return {device.sm_count * kBlocksPerSm, shape.n_kv_heads, shape.n_spans};
 }
 bool decode_shape_ok(const QuernDecodeShape &shape) {
   return shape.n_spans > 0 && shape.max_tokens > 0 && shape.n_kv_heads > 0 && shape.n_heads > 0 &&

@@ -28,8 +28,8 @@ __device__ __forceinline__ void count_token(const QuernEmbed &p, int row, int to
 }
 
 __global__ void __launch_bounds__(kThreads) embed_kernel(const QuernEmbed p) {
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const int row = blockIdx.y;
   const int token = input_token(p, row);
   if (p.counts != nullptr && blockIdx.x == 0 && threadIdx.x == 0) count_token(p, row, token);
@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const QuernEmbed p) {
 }
 
 __global__ void __launch_bounds__(kThreads) gather_kernel(const QuernGather p) {
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const int row = blockIdx.y;
   const int col = (blockIdx.x * kThreads + threadIdx.x) * 8;
   if (col >= p.cols) return;

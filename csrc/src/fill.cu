@@ -19,8 +19,8 @@ __device__ __forceinline__ uint32_t draw(uint64_t counter) {
 }
 
 __global__ void __launch_bounds__(kThreads) fill_kernel(const QuernFill p) {
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const uint64_t size = p.kind == QUERN_FILL_BITS ? 4 : 2;
   const uint64_t count = p.bytes / size;
   for (uint64_t i = blockIdx.x * uint64_t(kThreads) + threadIdx.x; i < count; i += uint64_t(gridDim.x) * kThreads) {

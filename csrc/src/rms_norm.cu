@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(const QuernRmsNor
     const int col = (c * blockDim.x + threadIdx.x) * 8;
     if (col < p.hidden) weights[c] = load_half8(weight + col);
   }
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const int64_t row = int64_t(blockIdx.x) * p.hidden;
   float values[kChunks][8] = {};
   float sum = 0.f;

@@ -22,8 +22,8 @@ __device__ __forceinline__ int row_position(const QuernSpans &spans, int span, i
 }
 
 __global__ void __launch_bounds__(kAngleThreads) rope_angles_kernel(const QuernRopeAngles p) {
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const int half = p.rope_dim / 2;
   const int64_t at = int64_t(blockIdx.x) * kAngleThreads + threadIdx.x;
   if (at >= int64_t(p.rows) * half) return;
@@ -84,8 +84,8 @@ __device__ __forceinline__ __half *cache_tile(const QuernAttention &a, int block
 
 /// One block a row; a thread takes runs of 16 elements of all heads.
 __global__ void __launch_bounds__(kStoreThreads) rope_store_kernel(const StoreParams p) {
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const QuernAttention &a = p.a;
   const int row = p.first_row + blockIdx.x, span = p.row_span[row];
   const int position = row_position(a.spans, span, row);

@@ -89,8 +89,8 @@ __global__ void __launch_bounds__(kSamplerThreads, 1) sample_kernel(const Params
   if constexpr (kExists) {
     extern __shared__ __align__(16) float values[];
     __shared__ Shared shared;
-    wait_for_previous_kernel();
     allow_next_kernel();
+    wait_for_previous_kernel();
     const QuernSamplingRow &row = p.s.row[Group<kBlocks>::row()];
     if (row.slot < 0) return;
     sample_row<kBlocks, Logit>(p, row, shared, row_slice<kBlocks, Logit>(p, Group<kBlocks>::row(), values));

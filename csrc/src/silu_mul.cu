@@ -10,8 +10,8 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const QuernSiluMul p) {
-  wait_for_previous_kernel();
   allow_next_kernel();
+  wait_for_previous_kernel();
   const int col = (blockIdx.x * kThreads + threadIdx.x) * 8;
   if (col >= p.width) return;
   const __half *row = static_cast<const __half *>(p.gate_up) + int64_t(blockIdx.y) * 2 * p.width;

@@ -62,6 +62,9 @@ void check_case(TestContext &context, const AttentionDims &dims, const std::vect
   }
   c.reset(kPoison[1]);
   for (int span = 0; span < n; ++span) run(context.device, c, dims, {span, 1, longest}, kPoison[1], checks);
+  c.expect_out(checks);
+  // One or two sequences of a model with many KV heads are cut into smaller pieces.
+  if (dims.n_kv_heads >= 24 && n > 2) return;
   const std::vector<Half> alone = c.out();
   bool same = true;
   for (size_t i = 0; i < alone.size(); ++i) {

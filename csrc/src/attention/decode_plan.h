@@ -2,7 +2,7 @@
 //
 // A plan is int32, eight for the header {n_items, 0...} and eight an item: see PlanItem. Items are sorted by size, the
 // largest first, so that blocks that take them in turns end together. How a sequence is cut depends on its own length
-// alone, so that its result never depends on its company.
+// and on whether one or two sequences are alone on the device, which they then can fill only in smaller pieces.
 #pragma once
 
 #include <stdint.h>
@@ -12,17 +12,19 @@
 namespace quern {
 
 constexpr int kPlanInts = 8;          // of the header, and of an item
+constexpr int kFewSpans = 2;          // that leave most of a device idle
 constexpr int kMaxItemTokens = 1024;  // a warp holds an item's block table, one block a lane
 
 /// How long the pieces are that sequences are cut into, for one model on one device.
 struct SplitPolicy {
   int blocks_at_once;  // that the device runs
   int n_kv_heads;
+  int n_spans;  // of the launch
 
   /// Tokens that a split should have at most: so many that one sequence fills the device once, but not so few that
   /// starting a block costs more than its work. Models with few KV heads have the less to read and the more to cut.
   constexpr int target(int length) const {
-    const int least = n_kv_heads >= 24 ? 288 : n_kv_heads >= 12 ? 192 : 96;
+    const int least = n_kv_heads >= 24 ? (n_spans <= kFewSpans ? 128 : 288) : n_kv_heads >= 12 ? 192 : 96;
     const int splits = blocks_at_once > n_kv_heads ? blocks_at_once / n_kv_heads : 1;
     const int even = ceil_div(length, splits);
     return even < least ? least : even > kMaxItemTokens ? kMaxItemTokens : even;

@@ -13,7 +13,8 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-/// Lets the next kernel start once every block has called this or ended; it still waits for this one's results.
+/// Lets the next kernel start once every block has called this or ended; it still waits for this one's results. A kernel
+/// that leaves the multiprocessors room calls it first of all, so that the next one can fetch its weights meanwhile.
 __device__ __forceinline__ void allow_next_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

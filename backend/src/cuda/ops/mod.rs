@@ -3,8 +3,9 @@
 //! is read, so the same calls serve a step and the capture of a graph.
 //!
 //! Activations are float16, sums and the residual float32. Equal steps give equal bits. A row's result does
-//! not depend on its company while its kernel is the same: up to 16 rows in a step, that is always so; from
-//! 17 rows on the int4 product cuts its sums by the number of rows, and the last bits may differ.
+//! not depend on its company while its kernels are the same; in the last bits it may differ where they change:
+//! decode attention cuts one or two sequences finer than more, and from 17 rows on the int4 product cuts its
+//! sums by their number.
 
 mod linear;
 mod load;
