@@ -27,6 +27,7 @@ struct Params {
   float2 *weights;   // [slots, n_heads] (maximum, sum)
   float *partial;    // [slots, n_heads, head_dim]
   float scale;       // log2(e) / sqrt(head_dim)
+  bool early;        // let the next kernel in at once
 };
 
 /// What a block works on.
@@ -272,9 +273,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
   const int n_queries = p.a.n_heads / p.a.cache.n_kv_heads;
   const int n_work = __ldg(p.plan) * p.a.cache.n_kv_heads;
   int index = blockIdx.x;
+  if (p.early) allow_next_kernel();
   if (index >= n_work) {
     // Not before: this kernel's end must mean that the one before it has ended.
-    allow_next_kernel();
     wait_for_previous_kernel();
     return;
   }
@@ -285,8 +286,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
     shared.queries[i] = __half();
   }
   __syncthreads();
-  allow_next_kernel();
   wait_for_previous_kernel();
+  if (!p.early) allow_next_kernel();
   while (true) {
     enter_row(p, work, shared);
     __syncthreads();
@@ -305,6 +306,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
     if (index >= n_work) return;
   }
 }
+
+/// Sequences up to which the next layer's weights may come in beside the cache: with more, its blocks are in the way.
+constexpr int kEarlySpans = 8;
 
 SplitPolicy split_policy(const QuernDevice &device, const QuernDecodeShape &shape) {
   return {device.sm_count * kBlocksPerSm, shape.n_kv_heads, shape.n_spans};
@@ -364,7 +368,8 @@ extern "C" int32_t quern_decode_attention(const QuernDevice *device, const Quern
                          reinterpret_cast<int32_t *>(bytes),
                          reinterpret_cast<float2 *>(bytes + parts.weights),
                          reinterpret_cast<float *>(bytes + parts.partial),
-                         kLog2E / sqrtf(static_cast<float>(shape.head_dim))};
+                         kLog2E / sqrtf(static_cast<float>(shape.head_dim)),
+                         shape.n_spans <= kEarlySpans};
   const int64_t most = int64_t(max_items(*device, shape)) * shape.n_kv_heads;
   const int64_t resident = int64_t(device->sm_count) * kBlocksPerSm;
   const LaunchShape grid = {static_cast<unsigned>(most < resident ? most : resident), kThreads, 0, 1, device->pdl != 0};

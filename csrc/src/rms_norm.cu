@@ -10,6 +10,8 @@ namespace quern {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+/// Rows up to which the next layer's weights may come in while this waits; with more, its blocks are in the way.
+constexpr int kEarlyRows = 8;
 
 enum class Delta { kNone, kF16, kF32 };
 
@@ -49,8 +51,9 @@ __global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(const QuernRmsNor
     const int col = (c * blockDim.x + threadIdx.x) * 8;
     if (col < p.hidden) weights[c] = load_half8(weight + col);
   }
-  allow_next_kernel();
+  if (p.rows <= kEarlyRows) allow_next_kernel();
   wait_for_previous_kernel();
+  if (p.rows > kEarlyRows) allow_next_kernel();
   const int64_t row = int64_t(blockIdx.x) * p.hidden;
   float values[kChunks][8] = {};
   float sum = 0.f;
