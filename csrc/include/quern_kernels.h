@@ -137,14 +137,15 @@ typedef struct QuernHead {
   const void *weight; /* fp16 [V, K], 16-byte aligned */
   const void *x;      /* fp16 [M, K], 16-byte aligned, row distance ldx */
   float *logits;      /* fp32 [M, V], row distance ldo */
-  int32_t m;          /* 1..16 */
+  int32_t m;          /* rows; every 64 (on sm_90; elsewhere 16, or what shared memory holds) read all weights */
   int32_t k;          /* multiple of 64 */
   int32_t v;
   int32_t ldx;        /* elements, multiple of 8, >= k */
   int32_t ldo;        /* elements, >= v */
 } QuernHead;
 
-/* A row's result depends on that row alone, bit for bit, whatever M is. */
+/* A row's result depends on that row alone, bit for bit, for all M up to 16 and again for all M beyond (below sm_90: for
+ * all M). */
 int32_t quern_head_decode(const QuernDevice *device, const QuernHead *args, void *stream);
 
 /* ---- one step: rows, spans, the paged KV cache ---- */

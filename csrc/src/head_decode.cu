@@ -1,4 +1,5 @@
-// Output head for decode: logits[M, V] = x[M, K] W[V, K]^T, M = 1..16, fp16 weights as the checkpoint stores them.
+// Output head: logits[M, V] = x[M, K] W[V, K]^T, fp16 weights as the checkpoint stores them. The entry point, and the
+// kernel for up to 16 rows a launch, on sm_80 and up (head_hopper.cu has the one for more).
 //
 // Purely a matter of reading W once. Each warp owns 16 rows of W at a time as the M side of m16n8k16 and keeps
 // kDepth units of 64 k in flight in registers; x stays in shared memory. A lane's 16-byte load covers 8 consecutive k
@@ -12,10 +13,12 @@
 #include "common/launch.h"
 #include "common/mma.cuh"
 #include "device.h"
+#include "head.h"
 
 namespace quern {
 namespace {
 
+constexpr int kMaxRows = 1 << 20;
 constexpr int kWarps = 12;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 16;  // of W, a warp's block
@@ -167,7 +170,7 @@ int stride_of(int k) { return k + (k % 64 == 32 ? 0 : 32); }
 
 int32_t check(const QuernDevice *device, const QuernHead *args) {
   if (device == nullptr || args == nullptr) return QUERN_BAD_POINTER;
-  if (args->m < 1 || args->m > 16 || args->k < kUnitK || args->k % kUnitK != 0 || args->v < 1 ||
+  if (args->m < 1 || args->m > kMaxRows || args->k < kUnitK || args->k % kUnitK != 0 || args->v < 1 ||
       args->ldx < args->k || args->ldx % 8 != 0 || args->ldo < args->v) {
     return QUERN_BAD_SHAPE;
   }
@@ -175,7 +178,12 @@ int32_t check(const QuernDevice *device, const QuernHead *args) {
   return aligned ? QUERN_OK : QUERN_BAD_POINTER;
 }
 
-int32_t launch_rows(const QuernDevice &device, const QuernHead &args, int first, int m, void *stream) {
+/// Rows of x that shared memory holds.
+int rows_at_once(const QuernDevice &device, int k) { return std::min(16, (device.smem_per_block - 1024) / (2 * stride_of(k))); }
+
+}  // namespace
+
+int32_t launch_portable_head(const QuernDevice &device, const QuernHead &args, int first, int m, void *stream) {
   HeadParams params = {static_cast<const __half *>(args.weight),
                        static_cast<const __half *>(args.x) + int64_t(first) * args.ldx,
                        args.logits + int64_t(first) * args.ldo,
@@ -189,11 +197,10 @@ int32_t launch_rows(const QuernDevice &device, const QuernHead &args, int first,
   return launch(find_kernel(m), {blocks, kThreads, unsigned(2 * m * params.x_stride), 1, device.pdl != 0}, stream, params);
 }
 
-}  // namespace
-
 int32_t head_decode_prepare(const QuernDevice &device) {
-  const int32_t status = raise_smem_limit(find_kernel(1), device);
-  return status == QUERN_OK ? raise_smem_limit(find_kernel(16), device) : status;
+  int32_t status = raise_smem_limit(find_kernel(1), device);
+  if (status == QUERN_OK) status = raise_smem_limit(find_kernel(16), device);
+  return status == QUERN_OK && device.compute_capability == 90 ? hopper_head_prepare(device) : status;
 }
 
 }  // namespace quern
@@ -202,11 +209,12 @@ extern "C" int32_t quern_head_decode(const QuernDevice *device, const QuernHead 
   using namespace quern;
   int32_t status = check(device, args);
   if (status != QUERN_OK) return status;
-  // As many rows a launch as shared memory holds; a row's sum does not depend on the cut.
-  const int most = std::min(16, (device->smem_per_block - 1024) / (2 * stride_of(args->k)));
+  const bool hopper = device->compute_capability == 90 && !device->force_portable && args->m > 16;
+  const int most = hopper ? kHopperHeadRows : rows_at_once(*device, args->k);
   if (most < 1) return QUERN_BAD_SHAPE;
   for (int first = 0; first < args->m && status == QUERN_OK; first += most) {
-    status = launch_rows(*device, *args, first, std::min(most, args->m - first), stream);
+    const int m = std::min(most, args->m - first);
+    status = hopper ? launch_hopper_head(*device, *args, first, m, stream) : launch_portable_head(*device, *args, first, m, stream);
   }
   return status;
 }

@@ -1,5 +1,6 @@
-// Tensor-core products by warpgroup: m64nNk16 with A (64 rows) in registers and B (N columns) in shared memory,
-// asynchronous; one instruction a function. sm_90a only. B is K-major: rows of 64 halves under the 128-byte swizzle.
+// Tensor-core products by warpgroup: m64nNk16 with A (64 rows) in registers or shared memory and B (N columns) in shared
+// memory, asynchronous; one instruction a function. sm_90a only. In shared memory both are K-major: rows of 64 halves
+// under the 128-byte swizzle.
 #pragma once
 
 #include <stdint.h>
@@ -25,7 +26,7 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-/// Describes B: rows of 128 bytes at `smem` (1024-byte aligned), 128-byte swizzle. Adding 2 moves on by 16 halves of k.
+/// Describes an operand: rows of 128 bytes at `smem` (1024-byte aligned), 128-byte swizzle. Adding 2 moves on by 16 halves of k.
 __device__ __forceinline__ uint64_t swizzled_operand(uint32_t smem) {
   constexpr uint64_t kSwizzle128 = 1, kEightRows = 1024;
   return kSwizzle128 << 62 | (kEightRows >> 4) << 32 | uint64_t(1) << 16 | (smem & 0x3ffff) >> 4;
@@ -83,6 +84,14 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4]
   } else if constexpr (kN == 256) {
     QUERN_WGMMA("256", QUERN_D0 ", " QUERN_D1 ", " QUERN_D2 ", " QUERN_D3 ", " QUERN_D4 ", " QUERN_D5 ", " QUERN_D6 ", " QUERN_D7 ", " QUERN_D8 ", " QUERN_D9 ", " QUERN_D10 ", " QUERN_D11 ", " QUERN_D12 ", " QUERN_D13 ", " QUERN_D14 ", " QUERN_D15, "%128, %129, %130, %131", "%132", "%133", QUERN_F8(d, 0), QUERN_F8(d, 8), QUERN_F8(d, 16), QUERN_F8(d, 24), QUERN_F8(d, 32), QUERN_F8(d, 40), QUERN_F8(d, 48), QUERN_F8(d, 56), QUERN_F8(d, 64), QUERN_F8(d, 72), QUERN_F8(d, 80), QUERN_F8(d, 88), QUERN_F8(d, 96), QUERN_F8(d, 104), QUERN_F8(d, 112), QUERN_F8(d, 120));
   }
+}
+
+/// The same with A in shared memory too, laid out like B: 64 rows of 128 bytes. d += a b.
+__device__ __forceinline__ void wgmma_64x64_shared(float (&d)[32], uint64_t a, uint64_t b) {
+  asm volatile("{\n.reg .pred keep;\nsetp.eq.u32 keep, 0, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" QUERN_D0
+               ", " QUERN_D1 ", " QUERN_D2 ", " QUERN_D3 "}, %32, %33, keep, 1, 1, 0, 0;\n}\n"
+               : QUERN_F8(d, 0), QUERN_F8(d, 8), QUERN_F8(d, 16), QUERN_F8(d, 24)
+               : "l"(a), "l"(b));
 }
 
 #undef QUERN_WGMMA

@@ -11,8 +11,6 @@ use crate::error::LoadError;
 
 /// Most rows of the int4 decode kernel.
 const DECODE_ROWS: usize = 16;
-/// Most rows of one pass over the output head.
-const HEAD_ROWS: usize = 16;
 
 /// A packed layer.
 pub enum CudaLinear {
@@ -114,22 +112,18 @@ impl CudaOps {
             let detail = "a plain layer can only be the output head".to_owned();
             return Err(CudaError { op: "head_decode", detail });
         }
-        for first in (0..x.rows).step_by(HEAD_ROWS) {
-            let args = sys::QuernHead {
-                weight: pointer(weight),
-                x: pointer(x.address + (first * x.cols * 2) as u64),
-                logits: pointer(out.address + (first * out.cols * 4) as u64).cast(),
-                m: (x.rows - first).min(HEAD_ROWS) as i32,
-                k: k as i32,
-                v: n as i32,
-                ldx: x.cols as i32,
-                ldo: out.cols as i32,
-            };
-            // SAFETY: the rows lie in both matrices.
-            let status =
-                unsafe { sys::quern_head_decode(&self.gpu.device, &args, self.gpu.stream_pointer()) };
-            check("head_decode", status)?;
-        }
-        Ok(())
+        let args = sys::QuernHead {
+            weight: pointer(weight),
+            x: pointer(x.address),
+            logits: pointer(out.address).cast(),
+            m: x.rows as i32,
+            k: k as i32,
+            v: n as i32,
+            ldx: x.cols as i32,
+            ldo: out.cols as i32,
+        };
+        // SAFETY: both matrices have their rows.
+        let status = unsafe { sys::quern_head_decode(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+        check("head_decode", status)
     }
 }
