@@ -15,7 +15,9 @@ ifeq ($(origin CARGO_FEATURES),undefined)
   endif
 endif
 
-.PHONY: run build test test-rust test-integration lint bench-cpu bench-router clean \
+PROMETHEUS := .prometheus/usr/bin/prometheus
+
+.PHONY: run build test test-rust test-integration test-clients lint bench-cpu bench-router clean \
         cuda-toolkit cuda-kernels gpu-bundle gpu-models test-gpu
 
 run: build
@@ -29,9 +31,13 @@ test: lint test-rust test-integration
 test-rust:
 	cargo test --release --workspace $(CARGO_FEATURES)
 
-test-integration: build $(VENV) $(LEGACY)
+test-integration: build $(VENV) $(LEGACY) $(PROMETHEUS)
 	cargo build --release --workspace --bins --examples $(CARGO_FEATURES)
 	$(VENV) -m pytest integration-tests -q
+
+# The longer runs of what `make test` does in short.
+test-clients: build $(VENV)
+	QUERN_SCHEMATHESIS_EXAMPLES=200 $(VENV) -m pytest integration-tests/test_openapi.py -q
 
 lint:
 	cargo fmt --check
@@ -77,6 +83,13 @@ $(LEGACY): integration-tests/requirements-legacy.txt
 	$(LEGACY) -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+# Debian's package, unpacked here and not installed.
+$(PROMETHEUS):
+	mkdir -p .prometheus
+	cd .prometheus && (apt-get download -q prometheus || (apt-get update -q && apt-get download -q prometheus))
+	dpkg -x .prometheus/prometheus_*.deb .prometheus
+	@touch $@
+
 clean:
 	cargo clean
-	rm -rf .venv .venv-legacy
+	rm -rf .venv .venv-legacy .prometheus

@@ -180,18 +180,77 @@ print(json.dumps({
     "stream_text": stream[-1].generated_text,
 }))
 """
-    done = subprocess.run(
-        [LEGACY_PYTHON, "-c", script, qwen_v1.url],
-        input=json.dumps(CASE),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    reply = json.loads(done.stdout)
+    reply = in_legacy(script, qwen_v1.url)
     assert reply["ids"] == reply["stream_ids"] == CASE["ids"]
     assert reply["finish"] == "eos_token"
     assert reply["text"] == reply["stream_text"] == CASE["text"]
+
+
+def in_legacy(script, url):
+    """What ``script`` prints in the environment of the old clients, as JSON; it gets the URL and the golden case."""
+    done = subprocess.run(
+        [LEGACY_PYTHON, "-c", script, url], input=json.dumps(CASE), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_hub_0_26(qwen_v1):
+    """The last huggingface_hub before TGI was archived: it says `return_full_text: false` itself."""
+    script = """
+import json, sys
+import huggingface_hub
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import ValidationError
+client = InferenceClient(sys.argv[1])
+case = json.load(sys.stdin)
+prompt, messages = case["prompt"], case["messages"]
+details = client.text_generation(prompt, max_new_tokens=48, details=True, decoder_input_details=True)
+best = client.text_generation(prompt, max_new_tokens=4, details=True, best_of=2, do_sample=True, temperature=1.2)
+stream = list(client.text_generation(prompt, max_new_tokens=48, stream=True, details=True))
+chat = client.chat_completion(messages, max_tokens=48, temperature=0, logprobs=True, top_logprobs=2)
+chunks = list(client.chat_completion(messages, max_tokens=48, temperature=0, stream=True))
+try:
+    client.text_generation(prompt, temperature=-1.0)
+    error = None
+except ValidationError as caught:
+    error = str(caught)
+print(json.dumps({
+    "version": huggingface_hub.__version__,
+    "plain": client.text_generation(prompt, max_new_tokens=48),
+    "full": client.text_generation(prompt, max_new_tokens=48, return_full_text=True),
+    "details": details.generated_text,
+    "finish": details.details.finish_reason,
+    "prefill": [token.id for token in details.details.prefill],
+    "best_of": len(best.details.best_of_sequences),
+    "stream": [event.token.text for event in stream],
+    "stream_text": stream[-1].generated_text,
+    "chat": chat.choices[0].message.content,
+    "chat_logprobs": len(chat.choices[0].logprobs.content),
+    "chunks": "".join(chunk.choices[0].delta.content or "" for chunk in chunks),
+    "error": error,
+    "healthy": client.health_check(),
+    "info": client.get_endpoint_info()["max_total_tokens"],
+}))
+"""
+    got = in_legacy(script, qwen_v1.url)
+    assert got["version"] == "0.26.5"
+    assert got["plain"] == got["details"] == got["stream_text"] == got["chat"] == got["chunks"] == CASE["text"]
+    assert got["full"] == CASE["prompt"] + CASE["text"]
+    assert got["finish"] == "eos_token" and got["prefill"] == CASE["prompt_ids"]
+    assert "".join(got["stream"]) == CASE["text"] + "<|im_end|>"
+    assert got["chat_logprobs"] == len(CASE["ids"]) and got["best_of"] == 1
+    assert got["error"] == "Input validation error: `temperature` must be strictly positive"
+    assert got["healthy"] is True and got["info"] == 4096
+
+
+def test_hub_newest_refusals_and_best_of(hub):
+    from huggingface_hub.errors import ValidationError
+
+    with pytest.raises(ValidationError, match="`temperature` must be strictly positive"):
+        hub.text_generation(CASE["prompt"], temperature=-1.0)
+    best = hub.text_generation(CASE["prompt"], max_new_tokens=3, details=True, best_of=2, do_sample=True, temperature=1.2)
+    assert len(best.details.best_of_sequences) == 1
 
 
 def test_curl(qwen_v1):

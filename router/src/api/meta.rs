@@ -57,6 +57,12 @@ pub async fn health(State(app): State<App>) -> Result<(), ApiError> {
     if ready { Ok(()) } else { Err(ApiError::Unhealthy) }
 }
 
+/// The same as /health.
+#[utoipa::path(get, path = "/", tag = "Server", responses((status = 200, description = "Yes")))]
+pub async fn root(state: State<App>) -> Result<(), ApiError> {
+    health(state).await
+}
+
 /// Whether the process is of use: 503 only when a restart would help, so not while the model loads.
 #[utoipa::path(get, path = "/livez", tag = "Server",
     responses((status = 200, description = "Yes")))]

@@ -47,7 +47,7 @@ pub fn router(app: App) -> Router {
 
 fn routes() -> Router<App> {
     Router::new()
-        .route("/", get(meta::health).post(tgi::compat))
+        .route("/", get(meta::root).post(tgi::compat))
         .route("/generate", post(tgi::generate))
         .route("/generate_stream", post(tgi::generate_stream))
         .route("/tokenize", post(tokenize::tokenize))

@@ -58,12 +58,11 @@ struct OpenAiErrorDetail {
         tokenize::detokenize,
         platforms::invocations,
         platforms::vertex,
-        meta::info,
-        meta::health,
+        meta::info, meta::root, meta::health,
         meta::live,
         meta::metrics,
     ),
-    components(schemas(TgiError, OpenAiError))
+    components(schemas(TgiError, OpenAiError, tgi::reply::StreamEvent))
 )]
 struct Document;
 
@@ -118,7 +117,7 @@ const GENERATING: &[(&str, &str)] = &[
 ];
 
 fn add_failures(operation: &mut Operation, method: HttpMethod, path: &str) {
-    let health = ["/health", "/livez"].contains(&path);
+    let health = ["/health", "/livez"].contains(&path) || (path == "/" && method == HttpMethod::Get);
     if !health {
         let none: [&str; 0] = [];
         operation.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new(KEY, none)]);

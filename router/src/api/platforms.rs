@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::extract::{Json, RawJson};
 use super::openai::{self, ChatRequest, CompletionRequest};
+use super::sse::ServerSentEvent;
 use super::state::{App, Serving};
 use super::tgi;
 use super::tgi::request::GenerateRequest;
@@ -47,7 +48,7 @@ const NO_INVOCATION: &str =
 /// SageMaker's route: answers as the route that the body belongs to.
 #[utoipa::path(post, path = "/invocations", tag = "Platforms", request_body = Invocation,
     responses((status = 200, description = "That route's answer",
-        content((Value = "application/json"), (String = "text/event-stream")))))]
+        content((Value = "application/json"), (ServerSentEvent = "text/event-stream")))))]
 pub async fn invocations(state: State<App>, body: RawJson) -> Result<Response, ApiError> {
     match Invocation::read(&body)? {
         Invocation::Generate(request) => tgi::compat(state, Json(*request)).await,

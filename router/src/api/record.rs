@@ -32,6 +32,7 @@ impl RequestCount {
     pub fn succeed(&mut self) {
         if std::mem::take(&mut self.open) {
             self.metrics.add("tgi_request_success", "", 1);
+            self.end_span();
         }
     }
 
@@ -44,6 +45,11 @@ impl RequestCount {
                 || tracing::error!(err = error.label(), error = ?error.to_string(), "Request failed"),
             );
         }
+    }
+
+    /// The span's end is when it was left last.
+    fn end_span(&self) {
+        self.span.in_scope(|| ());
     }
 
     /// Runs a whole answer under the count.
@@ -66,6 +72,7 @@ impl Drop for RequestCount {
         if self.open {
             self.metrics.add("tgi_request_failure", "dropped", 1);
             self.span.set_attribute("error.type", "dropped");
+            self.end_span();
         }
     }
 }

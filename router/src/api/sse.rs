@@ -8,6 +8,15 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An event as /openapi.json describes it: a stream of these is what a client reads.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "a schema; events are written by axum")]
+pub struct ServerSentEvent {
+    /// JSON: the route's own event, or an error object; `[DONE]` at the end of OpenAI's streams.
+    data: String,
+}
 
 /// After so long without an event a stream of this server sends a comment, as TGI's do.
 pub const LONGEST_SILENCE: Duration = Duration::from_secs(15);

@@ -14,6 +14,7 @@ use crate::api::error::ApiError;
 use crate::api::extract::Json;
 use crate::api::sequence::Piece;
 use crate::api::state::{App, Serving};
+use crate::api::sse::ServerSentEvent;
 use crate::api::{random, sse};
 use crate::text::{Prompt, TextError};
 use crate::validation::{Draft, Input};
@@ -21,7 +22,7 @@ use crate::validation::{Draft, Input};
 /// Answer a chat.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatRequest,
     responses((status = 200, description = "The answer",
-        content((ChatCompletion = "application/json"), (Chunk = "text/event-stream")))))]
+        content((ChatCompletion = "application/json"), (ServerSentEvent = "text/event-stream")))))]
 pub async fn respond(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
     job::respond(app, request).await
 }

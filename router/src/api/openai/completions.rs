@@ -14,6 +14,7 @@ use crate::api::error::ApiError;
 use crate::api::extract::Json;
 use crate::api::sequence::{Finished, Piece, Sequence};
 use crate::api::state::{App, Serving};
+use crate::api::sse::ServerSentEvent;
 use crate::api::{random, sse};
 use crate::text::Tokenizer;
 use crate::validation::{Draft, Input};
@@ -21,7 +22,7 @@ use crate::validation::{Draft, Input};
 /// Continue texts.
 #[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionRequest,
     responses((status = 200, description = "The answers",
-        content((Completion = "application/json"), (Chunk = "text/event-stream")))))]
+        content((Completion = "application/json"), (ServerSentEvent = "text/event-stream")))))]
 pub async fn respond(
     State(app): State<App>,
     Json(request): Json<CompletionRequest>,

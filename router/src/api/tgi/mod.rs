@@ -21,10 +21,11 @@ use super::extract::{Json, RawJson};
 use super::random;
 use super::record::{RequestCount, compute_headers, compute_time};
 use super::sequence::Finished;
+use super::sse::ServerSentEvent;
 use super::state::{App, Serving};
 use super::vllm::{self, VllmRequest, VllmTexts};
 use crate::validation::{Draft, Input, Refusal, rules};
-use reply::{Generated, StreamEvent};
+use reply::Generated;
 use request::{GenerateRequest, Parameters};
 
 /// What POST /generate takes: TGI's body, or vLLM's with `prompt` instead of `inputs`.
@@ -68,7 +69,7 @@ pub async fn generate(State(app): State<App>, body: RawJson) -> Result<Response,
 
 /// Continue a text, token by token, as server-sent events.
 #[utoipa::path(post, path = "/generate_stream", tag = "TGI", request_body = GenerateRequest,
-    responses((status = 200, description = "An event a token", body = StreamEvent, content_type = "text/event-stream")))]
+    responses((status = 200, description = "An event a token; its data is a StreamEvent", body = ServerSentEvent, content_type = "text/event-stream")))]
 pub async fn generate_stream(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,
@@ -82,7 +83,7 @@ pub async fn generate_stream(
 /// text-generation models and local folders.
 #[utoipa::path(post, path = "/", tag = "TGI", request_body = GenerateRequest,
     responses((status = 200, description = "The answer",
-        content((Vec<Generated> = "application/json"), (StreamEvent = "text/event-stream")))))]
+        content((Vec<Generated> = "application/json"), (ServerSentEvent = "text/event-stream")))))]
 pub async fn compat(
     State(app): State<App>,
     Json(request): Json<GenerateRequest>,
