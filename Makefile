@@ -17,7 +17,7 @@ endif
 
 PROMETHEUS := .prometheus/usr/bin/prometheus
 
-.PHONY: run build test test-rust test-integration test-clients lint bench-cpu bench-router clean \
+.PHONY: run build test test-rust test-integration test-clients fuzz lint bench-cpu bench-router clean \
         cuda-toolkit cuda-kernels gpu-bundle gpu-models test-gpu
 
 run: build
@@ -38,6 +38,10 @@ test-integration: build $(VENV) $(LEGACY) $(PROMETHEUS)
 # The longer runs of what `make test` does in short.
 test-clients: build $(VENV)
 	QUERN_SCHEMATHESIS_EXAMPLES=200 $(VENV) -m pytest integration-tests/test_openapi.py -q
+
+# Random input against everything that reads a client's bytes: 3 million executions a target.
+fuzz:
+	QUERN_FUZZ=3000000 cargo test --release -p text-generation-router --lib fuzz
 
 lint:
 	cargo fmt --check

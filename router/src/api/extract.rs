@@ -38,6 +38,11 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
 }
 
 impl RawJson {
+    #[cfg(test)]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
     /// Which of `keys` the body has, if it is an object.
     pub fn first_of<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
         let found = serde_json::from_slice::<Keys>(&self.0).ok()?.0;

@@ -5,6 +5,7 @@
 mod chat;
 mod completions;
 mod edge;
+mod fuzz;
 mod harness;
 mod routes;
 mod tgi;
