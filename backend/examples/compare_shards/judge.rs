@@ -9,6 +9,8 @@ use crate::shard_client::connection::Token;
 
 /// Closer than this, either of the two best tokens is right.
 pub const MARGIN: f32 = 0.02;
+/// The same where both runs are inexact: their errors add up.
+pub const MARGIN_OF_TWO: f32 = 2.0 * MARGIN;
 /// Between the logprobs that two shards give one token.
 pub const TOLERANCE: f32 = 0.05;
 const SHOWN: usize = 5;
@@ -19,6 +21,8 @@ pub struct Verdict {
     pub part: &'static str,
     /// Warpers and draws have boundaries, and either side of one is right: what differs is counted, not held against it.
     pub is_drawn: bool,
+    /// Between the two best logprobs, below which either token is right.
+    pub margin: f32,
     pub n_sequences: usize,
     /// Tokens compared.
     pub n_tokens: usize,
@@ -36,6 +40,7 @@ impl Verdict {
         Self {
             part,
             is_drawn: false,
+            margin: MARGIN,
             n_sequences: 0,
             n_tokens: 0,
             n_parted: 0,
@@ -63,7 +68,7 @@ impl Verdict {
             }
             self.n_parted += 1;
             let margin = margin(right);
-            if !self.is_drawn && margin >= MARGIN {
+            if !self.is_drawn && margin >= self.margin {
                 let message =
                     format!("{name}, token {i}: {}, expected {} (margin {margin:.4})", other.id, right.id);
                 self.violations.push(message);
