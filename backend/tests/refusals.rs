@@ -22,7 +22,7 @@ fn wrong_starts_end_with_one_clear_line() {
         ("no model", &[], &[], "config.json"),
         ("model is a file", &["--model-path", file], &[], "is a file"),
         ("no folder", &["--model-path", "/no/such/model"], &[], "/no/such/model"),
-        ("cuda", &["--device", "cuda"], &[], "no CUDA"),
+        ("cuda", &["--device", "cuda", "--cuda-memory-fraction", "2"], &[], "--device cuda: "),
         ("two shards", &["--world-size", "2"], &[], "--world-size 1"),
         ("socket is a file", &["--uds-path", file], &[], "found another file"),
         ("parent gone", &[], &[("QUERN_PARENT_PID", "1")], "has gone"),

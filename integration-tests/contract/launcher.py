@@ -44,7 +44,7 @@ FLAGS = [
 SILENT = {"usage-stats"}
 NO_EFFECT = {
     "speculate", "dtype", "kv-cache-dtype", "trust-remote-code", "cuda-graphs", "prometheus-port", "master-addr",
-    "master-port", "weights-cache-override", "disable-custom-kernels", "cuda-memory-fraction", "rope-scaling",
+    "master-port", "weights-cache-override", "disable-custom-kernels", "rope-scaling",
     "rope-factor", "watermark-gamma", "watermark-delta", "ngrok", "ngrok-authtoken", "ngrok-edge", "lora-adapters",
     "waiting-served-ratio", "max-waiting-tokens",
 }  # fmt: skip

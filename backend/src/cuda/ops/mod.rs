@@ -7,14 +7,16 @@
 //! decode attention cuts one or two sequences finer than more, and from 17 rows on the int4 product cuts its
 //! sums by their number.
 
+mod attention;
 mod linear;
 mod load;
+mod memory;
 
 use std::borrow::Cow;
 
 use super::arena::Arena;
 use super::driver::{CudaError, DeviceMemory, Gpu, check};
-use super::step_inputs::{Layout, StepShape};
+use super::step_inputs::Layout;
 use super::sys;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
@@ -25,6 +27,7 @@ pub use linear::CudaLinear;
 use linear::Workspaces;
 use load::Loader;
 pub use load::packed_weight_bytes;
+pub use memory::{StepMemory, StepRoom};
 
 /// Bytes of a float16.
 pub const F16: usize = 2;
@@ -59,38 +62,6 @@ pub struct CudaEmbedding {
 
 /// The paged cache; its layout is the kernels' own.
 pub struct CudaKv(sys::QuernKvCache);
-
-/// Device memory of the running step and of the sequences, beside the activations.
-pub struct StepMemory {
-    /// What the host says of the step, by its layout.
-    pub inputs: u64,
-    /// uint32 `[count slots, vocab]`.
-    pub counts: u64,
-    /// int32 `[slots]`.
-    pub last_sampled: u64,
-    /// `QuernSampled` `[logits rows]`.
-    pub sampled: u64,
-    /// float32 pairs `[rows, rope_dim / 2]` and float32 `[rows]`.
-    angles: u64,
-    query_factors: u64,
-    attention_workspace: u64,
-    /// Counters in front of the attention workspace, for the largest bucket.
-    attention_counters: usize,
-    /// Longest sequence.
-    max_tokens: usize,
-}
-
-/// How much `StepMemory` must hold.
-#[derive(Debug, Clone, Copy)]
-pub struct StepRoom {
-    pub max_rows: usize,
-    pub max_spans: usize,
-    pub max_logits_rows: usize,
-    pub max_tokens: usize,
-    pub count_slots: usize,
-    pub slots: usize,
-    pub input_bytes: usize,
-}
 
 /// The operations; see the module.
 pub struct CudaOps {
@@ -137,80 +108,6 @@ impl CudaOps {
         Ok(self.weights.used())
     }
 
-    /// Takes the memory that steps need beside the decoder's, from `arena`.
-    pub fn allocate(&mut self, room: &StepRoom, config: &ModelConfig) -> Result<(), LoadError> {
-        let decode = self.decode_shape(room.max_spans, room.max_tokens);
-        // SAFETY: both structs are readable.
-        let attention = unsafe { sys::quern_decode_workspace(&self.gpu.device, &decode) };
-        if attention == 0 {
-            return Err(unsupported(config));
-        }
-        let arena = &mut self.arena;
-        self.workspaces.allocate(&self.gpu, arena)?;
-        self.memory = Some(StepMemory {
-            inputs: arena.take("step inputs", room.input_bytes)?,
-            counts: arena.take("token counts", room.count_slots * config.vocab * 4)?,
-            last_sampled: arena.take("sampled tokens", room.slots * 4)?,
-            sampled: arena.take("sampled tokens", room.max_logits_rows * size_of::<sys::QuernSampled>())?,
-            angles: arena.take("rotary angles", room.max_rows * config.rope.dim * 4)?,
-            query_factors: arena.take("query factors", room.max_rows * 4)?,
-            attention_workspace: arena.take("decode attention", attention as usize)?,
-            attention_counters: counter_bytes(room.max_spans, config.n_kv_heads),
-            max_tokens: room.max_tokens,
-        });
-        Ok(())
-    }
-
-    /// Forgets what `allocate` and `new_act` gave out, and gives it back.
-    pub fn free(&mut self) {
-        self.memory = None;
-        self.layout = None;
-        self.workspaces.clear();
-        self.arena = Arena::measuring();
-    }
-
-    pub fn memory(&self) -> Result<&StepMemory, CudaError> {
-        self.memory.as_ref().ok_or(CudaError { op: "step", detail: "no memory is planned".to_owned() })
-    }
-
-    /// From now on steps are read by `layout`; `max_prefill_rows` is the longest span's.
-    pub fn set_layout(&mut self, layout: &Layout, max_prefill_rows: usize) {
-        self.layout = Some(layout.clone());
-        self.max_prefill_rows = max_prefill_rows;
-    }
-
-    /// Sizes of decode attention for a number of sequences.
-    pub fn decode_shape(&self, n_spans: usize, max_tokens: usize) -> sys::QuernDecodeShape {
-        sys::QuernDecodeShape {
-            n_spans: n_spans as i32,
-            max_tokens: max_tokens as i32,
-            n_heads: self.n_heads as i32,
-            n_kv_heads: self.n_kv_heads as i32,
-            head_dim: self.head_dim as i32,
-        }
-    }
-
-    /// How decode attention shares out the work of sequences at `positions`; `plan` has room for
-    /// `quern_decode_plan_ints`.
-    pub fn plan_decode(
-        &self,
-        positions: &[i32],
-        max_tokens: usize,
-        plan: &mut [i32],
-    ) -> Result<(), CudaError> {
-        let shape = self.decode_shape(positions.len(), max_tokens);
-        // SAFETY: one position a span, and as many integers as that function says.
-        let items = unsafe {
-            sys::quern_decode_plan(&self.gpu.device, &shape, positions.as_ptr(), plan.as_mut_ptr())
-        };
-        match items < 0 {
-            true => {
-                Err(CudaError { op: "plan decode", detail: "a sequence is longer than planned".to_owned() })
-            }
-            false => Ok(()),
-        }
-    }
-
     /// Chooses a token for every row of `logits`, as the step's inputs say.
     pub fn sample(&mut self, logits: &CudaAct) -> Result<(), CudaError> {
         let (memory, layout) = (self.memory()?, self.layout()?);
@@ -229,95 +126,6 @@ impl CudaOps {
         // SAFETY: all arrays were allocated for the largest step; logits are float32.
         check("sample", unsafe { sys::quern_sample(&self.gpu.device, &args, self.gpu.stream_pointer()) })
     }
-
-    fn layout(&self) -> Result<&Layout, CudaError> {
-        self.layout.as_ref().ok_or(CudaError { op: "step", detail: "no step is set".to_owned() })
-    }
-
-    /// Spans `from..` of the step.
-    fn spans(&self, from: usize, n: usize) -> Result<sys::QuernSpans, CudaError> {
-        let (memory, layout) = (self.memory()?, self.layout()?);
-        let ints = |offset: usize, index: usize| pointer(memory.inputs + (offset + 4 * index) as u64).cast();
-        let stride = layout.shape.table_stride;
-        Ok(sys::QuernSpans {
-            first_row: ints(layout.first_row, from),
-            n_rows: ints(layout.n_rows, from),
-            position: ints(layout.position, from),
-            block_tables: ints(layout.tables, from * stride),
-            n_spans: n as i32,
-            table_stride: stride as i32,
-        })
-    }
-
-    fn attention_args(
-        &self,
-        (qkv, out): (&CudaAct, u64),
-        (kv, layer): (&CudaKv, usize),
-        spans: sys::QuernSpans,
-        shape: &AttentionShape,
-    ) -> Result<sys::QuernAttention, CudaError> {
-        let memory = self.memory()?;
-        Ok(sys::QuernAttention {
-            cache: kv.0,
-            spans,
-            qkv: pointer(qkv.address),
-            bias: std::ptr::null(),
-            angles: pointer(memory.angles).cast(),
-            query_factors: pointer(memory.query_factors).cast(),
-            out: pointer(out),
-            layer: layer as i32,
-            n_heads: shape.n_heads as i32,
-            rope_dim: shape.rope_dim as i32,
-        })
-    }
-
-    fn decode_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
-        let (memory, layout) = (self.memory()?, self.layout()?);
-        // Counters end where the largest bucket's do: what lies behind them is never taken for counters.
-        let counters = counter_bytes(layout.shape.decode_spans, self.n_kv_heads);
-        let workspace = memory.attention_workspace + (memory.attention_counters - counters) as u64;
-        let plan = pointer(memory.inputs + layout.plan as u64).cast();
-        // SAFETY: the arrays hold this step's sizes, the cache all of its blocks, the workspace the largest bucket.
-        check("decode_attention", unsafe {
-            sys::quern_decode_attention(
-                &self.gpu.device,
-                args,
-                plan,
-                pointer(workspace),
-                memory.max_tokens as i32,
-                self.gpu.stream_pointer(),
-            )
-        })
-    }
-
-    fn prefill_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
-        // SAFETY: as above; no span has more rows than that.
-        check("prefill_attention", unsafe {
-            sys::quern_prefill_attention(
-                &self.gpu.device,
-                args,
-                self.max_prefill_rows as i32,
-                self.gpu.stream_pointer(),
-            )
-        })
-    }
-
-    fn shape(&self) -> Result<StepShape, CudaError> {
-        self.layout().map(|layout| layout.shape)
-    }
-}
-
-/// Counters of decode attention, as its workspace begins with them.
-fn counter_bytes(spans: usize, n_kv_heads: usize) -> usize {
-    super::arena::rounded(4 * spans * n_kv_heads)
-}
-
-fn unsupported(config: &ModelConfig) -> LoadError {
-    LoadError::Unsupported(format!(
-        "the CUDA kernels have heads of 64 or 128 dimensions, at most 8 to a key-value head; this model has \
-         {} of {} dimensions for {} key-value heads; use --device cpu",
-        config.n_heads, config.head_dim, config.n_kv_heads
-    ))
 }
 
 /// A device address as the kernels' functions take it.

@@ -1,0 +1,115 @@
+//! Attention on the GPU: its plan, its arguments, and the two kernels, one for sequences with one new token and
+//! one for prompts. Called by `Ops for CudaOps`; knows sizes and addresses, never models.
+
+use super::{CudaAct, CudaKv, CudaOps, pointer};
+use crate::cuda::arena::rounded;
+use crate::cuda::driver::{CudaError, check};
+use crate::cuda::sys;
+use crate::ops::AttentionShape;
+
+impl CudaOps {
+    /// Sizes of decode attention for a number of sequences.
+    pub fn decode_shape(&self, n_spans: usize, max_tokens: usize) -> sys::QuernDecodeShape {
+        sys::QuernDecodeShape {
+            n_spans: n_spans as i32,
+            max_tokens: max_tokens as i32,
+            n_heads: self.n_heads as i32,
+            n_kv_heads: self.n_kv_heads as i32,
+            head_dim: self.head_dim as i32,
+        }
+    }
+
+    /// How decode attention shares out the work of sequences at `positions`; `plan` has room for
+    /// `quern_decode_plan_ints`.
+    pub fn plan_decode(
+        &self,
+        positions: &[i32],
+        max_tokens: usize,
+        plan: &mut [i32],
+    ) -> Result<(), CudaError> {
+        let shape = self.decode_shape(positions.len(), max_tokens);
+        // SAFETY: one position a span, and as many integers as that function says.
+        let items = unsafe {
+            sys::quern_decode_plan(&self.gpu.device, &shape, positions.as_ptr(), plan.as_mut_ptr())
+        };
+        match items < 0 {
+            true => {
+                Err(CudaError { op: "plan decode", detail: "a sequence is longer than planned".to_owned() })
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Spans `from..` of the step.
+    pub(super) fn spans(&self, from: usize, n: usize) -> Result<sys::QuernSpans, CudaError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        let ints = |offset: usize, index: usize| pointer(memory.inputs + (offset + 4 * index) as u64).cast();
+        let stride = layout.shape.table_stride;
+        Ok(sys::QuernSpans {
+            first_row: ints(layout.first_row, from),
+            n_rows: ints(layout.n_rows, from),
+            position: ints(layout.position, from),
+            block_tables: ints(layout.tables, from * stride),
+            n_spans: n as i32,
+            table_stride: stride as i32,
+        })
+    }
+
+    pub(super) fn attention_args(
+        &self,
+        (qkv, out): (&CudaAct, u64),
+        (kv, layer): (&CudaKv, usize),
+        spans: sys::QuernSpans,
+        shape: &AttentionShape,
+    ) -> Result<sys::QuernAttention, CudaError> {
+        let memory = self.memory()?;
+        Ok(sys::QuernAttention {
+            cache: kv.0,
+            spans,
+            qkv: pointer(qkv.address),
+            bias: std::ptr::null(),
+            angles: pointer(memory.angles).cast(),
+            query_factors: pointer(memory.query_factors).cast(),
+            out: pointer(out),
+            layer: layer as i32,
+            n_heads: shape.n_heads as i32,
+            rope_dim: shape.rope_dim as i32,
+        })
+    }
+
+    pub(super) fn decode_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
+        let (memory, layout) = (self.memory()?, self.layout()?);
+        // Counters end where the largest bucket's do: what lies behind them is never taken for counters.
+        let counters = counter_bytes(layout.shape.decode_spans, self.n_kv_heads);
+        let workspace = memory.attention_workspace + (memory.attention_counters - counters) as u64;
+        let plan = pointer(memory.inputs + layout.plan as u64).cast();
+        // SAFETY: the arrays hold this step's sizes, the cache all of its blocks, the workspace the largest bucket.
+        check("decode_attention", unsafe {
+            sys::quern_decode_attention(
+                &self.gpu.device,
+                args,
+                plan,
+                pointer(workspace),
+                memory.max_tokens as i32,
+                self.gpu.stream_pointer(),
+            )
+        })
+    }
+
+    pub(super) fn prefill_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
+        // SAFETY: as above; no span has more rows than that.
+        check("prefill_attention", unsafe {
+            sys::quern_prefill_attention(
+                &self.gpu.device,
+                args,
+                self.max_prefill_rows as i32,
+                self.gpu.stream_pointer(),
+            )
+        })
+    }
+}
+
+/// Counters of decode attention, as its workspace begins with them.
+pub(super) fn counter_bytes(spans: usize, n_kv_heads: usize) -> usize {
+    rounded(4 * spans * n_kv_heads)
+}
