@@ -27,8 +27,8 @@ pub struct EdgeSettings {
     pub cors_allow_origin: Vec<String>,
     /// Longest request body, bytes.
     pub payload_limit: usize,
-    /// Value of x-compute-type.
-    pub compute_type: HeaderValue,
+    /// Value of x-compute-type, instead of the device's.
+    pub compute_type: Option<HeaderValue>,
     pub compat: Compat,
 }
 

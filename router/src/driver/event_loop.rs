@@ -157,7 +157,8 @@ impl<L: ShardLink> Driver<L> {
         }
         if let Some(step) = self.sent.pop_front() {
             let inference = now - step.at.max(self.last_reply);
-            let times = StepTimes { inference, forward: compute, delivery: Duration::ZERO };
+            let (filter, delivery) = (now.elapsed(), Duration::ZERO);
+            let times = StepTimes { inference, forward: compute, filter, delivery };
             self.answered = Some((step, times));
         }
         self.last_reply = now;
@@ -177,6 +178,7 @@ impl<L: ShardLink> Driver<L> {
             let Some(step) = self.engine.plan_step(now) else { break };
             any_sent = true;
             let sent = SentStep::new(&step, now);
+            self.metrics.joined(sent, now.elapsed());
             self.metrics.sent(sent);
             self.sent.push_back(sent);
             if let Err(error) = self.link.send(step) {

@@ -35,6 +35,8 @@ pub(super) struct StepTimes {
     pub inference: Duration,
     /// The shard's own time.
     pub forward: Duration,
+    /// Taking its tokens and letting go of the sequences that ended.
+    pub filter: Duration,
     /// Handing out its tokens.
     pub delivery: Duration,
 }
@@ -61,12 +63,21 @@ impl StepMetrics {
         }
     }
 
+    /// Planning a step took this long. What it does most for is joining new sequences to the others, so it
+    /// counts for that, with TGI's one label.
+    pub fn joined(&self, step: SentStep, planning: Duration) {
+        if 0 < step.n_admitted && step.n_admitted < step.n_rows {
+            self.metrics.observe("tgi_batch_concat_duration", "decode", planning.as_secs_f64());
+        }
+    }
+
     pub fn answered(&self, step: SentStep, times: StepTimes) {
         let method = step.method();
         self.metrics.add("tgi_batch_inference_success", method, 1);
         for (name, duration) in [
             ("tgi_batch_inference_duration", times.inference),
             ("tgi_batch_forward_duration", times.forward),
+            ("tgi_batch_filter_duration", times.filter),
             ("tgi_batch_decode_duration", times.delivery),
         ] {
             self.metrics.observe(name, method, duration.as_secs_f64());

@@ -184,6 +184,8 @@ async fn steps_are_counted_by_what_they_hold() {
         "tgi_batch_inference_failure{method=\"decode\"} 1\n",
         "tgi_batch_forward_duration_count{method=\"prefill\"} 2\n",
         "tgi_batch_decode_duration_count{method=\"prefill\"} 2\n",
+        "tgi_batch_filter_duration_count{method=\"prefill\"} 2\n",
+        "tgi_batch_concat_duration_count{method=\"decode\"} 1\n",
         "tgi_batch_concat{reason=\"chunking\"} 1\n",
         "tgi_batch_next_size_sum 2\n",
         "tgi_batch_max_total_tokens 64\n",

@@ -3,6 +3,7 @@
 //! The port is bound at once and answers 503 until the shard is planned. A signal drains, a second one
 //! ends at once; a lost shard ends the process with an error after its requests have been told.
 
+mod compute_type;
 pub mod logging;
 pub mod parent;
 mod signals;

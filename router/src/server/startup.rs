@@ -1,12 +1,14 @@
 //! From flags to a serving model: tokenizer and template from the folder, limits through the shard's plan,
 //! the driver. Called by `server::run` while the port already answers 503.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
 
+use super::compute_type::{self, NVIDIA_DEVICES};
 use crate::api::keys::ApiKeys;
 use crate::api::meta::Info;
 use crate::api::places::Places;
@@ -31,7 +33,7 @@ pub struct Started<D> {
 /// # Errors
 /// When a header value or an origin is not printable, or the API keys cannot be used.
 pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
-    let compute_type = std::env::var("COMPUTE_TYPE").unwrap_or_else(|_| "cpu".into());
+    let compute_type = std::env::var("COMPUTE_TYPE").ok().filter(|value| !value.is_empty());
     for origin in &args.cors_allow_origin {
         HeaderValue::from_str(origin)
             .with_context(|| format!("`cors_allow_origin` is not an origin. Given: {origin:?}"))?;
@@ -42,8 +44,8 @@ pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
         cors_allow_origin: args.cors_allow_origin.clone(),
         payload_limit: args.payload_limit,
         compute_type: compute_type
-            .parse()
-            .with_context(|| format!("COMPUTE_TYPE must be a header value. Given: {compute_type:?}"))?,
+            .map(|value| value.parse().with_context(|| format!("COMPUTE_TYPE must be a header value. Given: {value:?}")))
+            .transpose()?,
         compat: args.tgi_compat,
     })
 }
@@ -83,7 +85,11 @@ pub async fn start(
         compat_full_text: args.compat_return_full_text,
         compat: args.tgi_compat,
         prefill_flag: args.enable_prefill_logprobs,
-        compute_type: app.settings().compute_type.clone(),
+        compute_type: app
+            .settings()
+            .compute_type
+            .clone()
+            .unwrap_or_else(|| compute_type::of(&shard.info.device_type, Path::new(NVIDIA_DEVICES))),
         longest_silence: sse::LONGEST_SILENCE,
     });
     Ok(Started { engine, driver })

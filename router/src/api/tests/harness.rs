@@ -187,7 +187,7 @@ pub fn settings() -> EdgeSettings {
         api_keys: None,
         cors_allow_origin: Vec::new(),
         payload_limit: 10_000,
-        compute_type: HeaderValue::from_static("cpu"),
+        compute_type: None,
         compat: Compat::Fixed,
     }
 }
