@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod args;
+pub mod constraint;
 pub mod driver;
 pub mod engine;
 pub mod limits;

@@ -6,10 +6,12 @@
 mod auth;
 mod caller;
 pub mod compat;
+mod constraint_fields;
 pub mod error;
 mod extract;
 pub mod keys;
 mod lists;
+mod logit_bias;
 pub mod meta;
 mod openai;
 mod openapi;

@@ -13,17 +13,19 @@ use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::constraint_fields::{StructuredOutputs, only_one};
 use super::error::{ApiError, Style};
 use super::lists::{one_or_many, one_or_many_schema};
+use super::logit_bias::logit_bias;
 use super::pieces::TextStyle;
 use super::random;
 use super::record::RequestCount;
 use super::sequence::Sequence;
 use super::state::Serving;
 use super::tgi::GenerateReply;
+use crate::constraint::ConstraintSpec;
 use crate::validation::rules::SamplingChoice;
 use crate::validation::{Draft, Input, Refusal};
 
@@ -49,6 +51,12 @@ pub struct VllmRequest {
     stop: Vec<String>,
     max_tokens: Option<u32>,
     ignore_eos: Option<bool>,
+    #[serde(default, deserialize_with = "logit_bias")]
+    #[schema(value_type = Option<std::collections::HashMap<String, f32>>)]
+    logit_bias: Vec<(u32, f32)>,
+    structured_outputs: Option<StructuredOutputs>,
+    /// Older name of `structured_outputs`.
+    guided_decoding: Option<StructuredOutputs>,
     // What changes the answer and is not done here.
     best_of: Option<usize>,
     use_beam_search: Option<bool>,
@@ -56,9 +64,6 @@ pub struct VllmRequest {
     min_p: Option<f32>,
     min_tokens: Option<u32>,
     stop_token_ids: Option<Vec<u32>>,
-    logit_bias: Option<Value>,
-    guided_decoding: Option<Value>,
-    structured_outputs: Option<Value>,
 }
 
 /// The answer, or one line of a stream.
@@ -70,7 +75,6 @@ pub struct VllmTexts {
 
 impl VllmRequest {
     fn refuse_unsupported(&self, n: usize) -> Result<(), Refusal> {
-        let unused = |value: &Option<Value>| value.as_ref().is_none_or(Value::is_null);
         for (name, is_off) in [
             ("best_of", self.best_of.is_none_or(|best_of| best_of == n)),
             ("use_beam_search", self.use_beam_search != Some(true)),
@@ -78,9 +82,6 @@ impl VllmRequest {
             ("min_p", self.min_p.is_none_or(|p| p == 0.0)),
             ("min_tokens", self.min_tokens.is_none_or(|n| n == 0)),
             ("stop_token_ids", self.stop_token_ids.as_ref().is_none_or(Vec::is_empty)),
-            ("logit_bias", unused(&self.logit_bias)),
-            ("guided_decoding", unused(&self.guided_decoding)),
-            ("structured_outputs", unused(&self.structured_outputs)),
         ] {
             if !is_off {
                 return Err(Refusal(format!("`{name}` is not supported on this route. Leave it out")));
@@ -89,12 +90,19 @@ impl VllmRequest {
         Ok(())
     }
 
+    fn constraint(&self) -> Result<Option<ConstraintSpec>, Refusal> {
+        let fields = [&self.structured_outputs, &self.guided_decoding].into_iter().flatten();
+        let all = fields.map(StructuredOutputs::constraint).collect::<Result<Vec<_>, _>>()?;
+        only_one(all.into_iter().flatten())
+    }
+
     fn drafts(&self, max_n: usize) -> Result<Vec<Draft>, Refusal> {
         let n = self.n.unwrap_or(1);
         if !(1..=max_n).contains(&n) {
             return Err(Refusal(format!("`n` must be > 0 and <= {max_n}. Given: {n}")));
         }
         self.refuse_unsupported(n)?;
+        let constraint = self.constraint()?;
         let greedy = self.temperature == Some(0.0);
         let draft = |i: usize| Draft {
             choice: SamplingChoice {
@@ -110,6 +118,8 @@ impl VllmRequest {
             },
             max_new_tokens: Some(self.max_tokens.unwrap_or(MAX_TOKENS)),
             stop: self.stop.clone(),
+            constraint: constraint.clone(),
+            logit_bias: self.logit_bias.clone(),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             ..Draft::new(Input::Text(self.prompt.clone()), random::seed())
         };

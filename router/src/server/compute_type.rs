@@ -20,7 +20,8 @@ pub fn of(device_type: &str, nvidia_devices: &Path) -> HeaderValue {
 
 /// The model of the first device, in the order of their bus addresses.
 fn gpu_name(nvidia_devices: &Path) -> Option<String> {
-    let mut devices: Vec<_> = std::fs::read_dir(nvidia_devices).ok()?.flatten().map(|one| one.path()).collect();
+    let mut devices: Vec<_> =
+        std::fs::read_dir(nvidia_devices).ok()?.flatten().map(|one| one.path()).collect();
     devices.sort();
     let text = std::fs::read_to_string(devices.first()?.join("information")).ok()?;
     let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim();

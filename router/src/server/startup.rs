@@ -44,7 +44,11 @@ pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
         cors_allow_origin: args.cors_allow_origin.clone(),
         payload_limit: args.payload_limit,
         compute_type: compute_type
-            .map(|value| value.parse().with_context(|| format!("COMPUTE_TYPE must be a header value. Given: {value:?}")))
+            .map(|value| {
+                value
+                    .parse()
+                    .with_context(|| format!("COMPUTE_TYPE must be a header value. Given: {value:?}"))
+            })
             .transpose()?,
         compat: args.tgi_compat,
     })

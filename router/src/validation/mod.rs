@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::constraint::ConstraintSpec;
 use crate::request::{Caller, Limits, Sampling, ValidRequest};
 use crate::text::{Encoding, Prompt, TextError, Tokenizer};
 use rules::{Rules, SamplingChoice};
@@ -67,8 +68,10 @@ pub struct Draft {
     pub top_n_tokens: u32,
     /// Report the prompt's log-probabilities.
     pub prompt_logprobs: bool,
-    /// Constrained output was asked for, which this version refuses.
-    pub grammar: bool,
+    /// What the answer must look like; `None` = anything.
+    pub constraint: Option<ConstraintSpec>,
+    /// Added to the logits of these token ids.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Used when the client gave no seed.
     pub random_seed: u64,
     /// Go on past tokens that end a generation.
@@ -88,7 +91,8 @@ impl Draft {
             truncate: None,
             top_n_tokens: 0,
             prompt_logprobs: false,
-            grammar: false,
+            constraint: None,
+            logit_bias: Vec::new(),
             random_seed,
             ignore_eos: false,
             caller: Caller::ANONYMOUS,
@@ -166,7 +170,7 @@ impl Validator {
             ids.drain(..ids.len().saturating_sub(keep));
         }
         let max_new_tokens = rules::check_lengths(ids.len(), draft.max_new_tokens, &self.limits)?;
-        rules::check_unsupported(draft.grammar, draft.prompt_logprobs, &self.rules)?;
+        rules::check_unsupported(draft.constraint.is_some(), draft.prompt_logprobs, &self.rules)?;
         self.check_ids(&ids)?;
         let request = ValidRequest {
             prompt_ids: ids.into(),

@@ -63,7 +63,8 @@ impl Route for ChatRequest {
             max_new_tokens: self.max_new_tokens(),
             stop: self.stop.clone(),
             top_n_tokens: self.top_logprobs.unwrap_or(0),
-            grammar: self.constrained(),
+            constraint: self.constraint.constraint()?,
+            logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(Input::Prompt(prompt), random::seed())
         }])
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
+use crate::api::constraint_fields::ConstraintFields;
 use crate::api::error::ApiError;
 use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::api::sequence::Piece;
@@ -12,13 +13,15 @@ use crate::request::TokenLogprob;
 use crate::text::{ChatMessage, Tokenizer};
 use crate::validation::Refusal;
 
-/// The request. Fields that change nothing here (`user`, `logit_bias`, ...) are not read.
+/// The request. Fields that change nothing here (`user`, `store`, ...) are not read.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ChatRequest {
     pub messages: Vec<Message>,
     pub model: Option<String>,
     #[serde(flatten)]
     pub sampling: SamplingFields,
+    #[serde(flatten)]
+    pub constraint: ConstraintFields,
     pub logprobs: Option<bool>,
     pub top_logprobs: Option<u32>,
     pub max_tokens: Option<u32>,
@@ -32,12 +35,6 @@ pub struct ChatRequest {
     pub stream_options: Option<StreamOptions>,
     tools: Option<Vec<Value>>,
     tool_choice: Option<Value>,
-    response_format: Option<ResponseFormat>,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-struct ResponseFormat {
-    r#type: String,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -70,20 +67,15 @@ impl ChatRequest {
         self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
     }
 
-    /// Whether the output is to follow a grammar.
-    pub fn constrained(&self) -> bool {
-        self.response_format.as_ref().is_some_and(|format| format.r#type != "text")
-    }
-
     /// Refuses what needs tools; `tool_choice: "none"` drops them.
     pub fn check_tools(&self) -> Result<(), ApiError> {
         let none = self.tool_choice.as_ref().is_some_and(|choice| choice == "none");
         if none || self.tools.as_ref().is_none_or(Vec::is_empty) {
             return Ok(());
         }
-        let text = match self.constrained() {
-            true => "Grammar and tools are mutually exclusive",
-            false => "Tools are not supported yet",
+        let text = match self.constraint.constraint()? {
+            Some(_) => "Grammar and tools are mutually exclusive",
+            None => "Tools are not supported yet",
         };
         Err(ApiError::Tool(text.into()))
     }

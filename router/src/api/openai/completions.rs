@@ -49,11 +49,14 @@ impl Route for CompletionRequest {
 
     fn drafts(&self, serving: &Serving, n: usize) -> Result<Vec<Draft>, ApiError> {
         self.check(n, serving.info.max_client_batch_size)?;
+        let constraint = self.constraint.constraint()?;
         let draft = |input: Input| Draft {
             choice: self.sampling.choice(),
             max_new_tokens: self.max_tokens,
             stop: self.stop.clone(),
             top_n_tokens: self.logprobs.unwrap_or(0),
+            constraint: constraint.clone(),
+            logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(input, random::seed())
         };
         Ok(self.prompt.iter().map(|prompt| draft(prompt.input())).collect())

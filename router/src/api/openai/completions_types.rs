@@ -5,19 +5,22 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
+use crate::api::constraint_fields::ConstraintFields;
 use crate::api::error::ApiError;
 use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::api::sequence::Piece;
 use crate::text::Tokenizer;
 use crate::validation::{Input, Refusal};
 
-/// The request. Fields that change nothing here (`user`, `logit_bias`, ...) are not read.
+/// The request. Fields that change nothing here (`user`, ...) are not read.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CompletionRequest {
     #[serde(deserialize_with = "prompts")]
     pub prompt: Vec<PromptText>,
     #[serde(flatten)]
     pub sampling: SamplingFields,
+    #[serde(flatten)]
+    pub constraint: ConstraintFields,
     pub max_tokens: Option<u32>,
     pub n: Option<usize>,
     best_of: Option<usize>,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::api::logit_bias::logit_bias;
 use crate::api::random;
 use crate::api::state::Serving;
 use crate::validation::rules::SamplingChoice;
@@ -22,6 +23,10 @@ pub struct SamplingFields {
     presence_penalty: Option<f32>,
     repetition_penalty: Option<f32>,
     seed: Option<u64>,
+    /// Added to the logits of these token ids, -100 to 100.
+    #[serde(default, deserialize_with = "logit_bias")]
+    #[schema(value_type = Option<std::collections::HashMap<String, f32>>)]
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl SamplingFields {

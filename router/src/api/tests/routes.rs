@@ -141,7 +141,6 @@ async fn vllms_generate() {
         ("min_p", json!(0.1)),
         ("stop_token_ids", json!([1])),
         ("best_of", json!(3)),
-        ("guided_decoding", json!({})),
     ] {
         let (status, message) = refused(&server, "/generate", json!({"prompt": "x", field: value})).await;
         assert_eq!(
@@ -154,6 +153,7 @@ async fn vllms_generate() {
         (json!({"prompt": "x", "n": 5}), "`n` must be > 0 and <= 4. Given: 5"),
         (json!({"prompt": "x", "temperature": -1}), "`temperature` must be strictly positive"),
         (json!({"prompt": ""}), "`inputs` cannot be empty"),
+        (json!({"prompt": "x", "guided_decoding": {"regex": "a"}}), "grammar is not supported"),
     ] {
         let expected = (422, format!("Input validation error: {text}"));
         assert_eq!(refused(&server, "/generate", body).await, expected);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use crate::api::compat::Compat;
+use crate::api::constraint_fields::Grammar;
 use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::validation::rules::SamplingChoice;
 use crate::validation::{Draft, Input, Refusal};
@@ -86,28 +87,10 @@ pub struct Parameters {
     seed: Option<u64>,
     /// Report so many of the likeliest tokens beside each chosen one.
     top_n_tokens: Option<u32>,
+    /// What the answer must look like.
     grammar: Option<Grammar>,
     /// Not supported: no adapters are loaded.
     adapter_id: Option<String>,
-}
-
-/// A constraint on the output, checked for its shape only: it is not supported yet.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Grammar {
-    #[serde(alias = "json_object")]
-    Json {
-        #[serde(rename = "value")]
-        _value: serde_json::Value,
-    },
-    Regex {
-        #[serde(rename = "value")]
-        _value: String,
-    },
-    JsonSchema {
-        #[serde(rename = "value")]
-        _value: serde_json::Value,
-    },
 }
 
 impl Parameters {
@@ -140,7 +123,7 @@ impl Parameters {
             truncate: self.truncate,
             top_n_tokens: self.top_n_tokens.unwrap_or(0),
             prompt_logprobs: self.decoder_input_details && prefill_allowed,
-            grammar: self.grammar.is_some(),
+            constraint: self.grammar.as_ref().map(Grammar::constraint).transpose()?,
             ..Draft::new(input, random_seed)
         })
     }
