@@ -22,6 +22,13 @@ def server(models):
         yield running
 
 
+@pytest.fixture
+def server_as_tgi(models):
+    """Without replacement of a shard that ended."""
+    with Server("--model-id", models.smollm2_v1_awq(), "--max-shard-restarts", 0) as running:
+        yield running
+
+
 def named(server, name):
     """The pid of the server's child whose executable is ``name``."""
     for pid in server.family():
@@ -82,7 +89,8 @@ def test_a_killed_launcher_leaves_no_orphan(server):
     "name, words",
     [("text-generation-shard", "ShardFailed"), ("text-generation-router", "WebserverFailed")],
 )
-def test_a_killed_child_ends_the_service(server, name, words):
+def test_a_killed_child_ends_the_service(server_as_tgi, name, words):
+    server = server_as_tgi
     family = server.family()
     os.kill(named(server, name), signal.SIGKILL)
     assert server.process.wait(30) == 1
@@ -91,7 +99,8 @@ def test_a_killed_child_ends_the_service(server, name, words):
     assert server.output().strip().splitlines()[-1].startswith("Error: " + words)
 
 
-def test_a_killed_shard_fails_its_requests_clearly(server):
+def test_a_killed_shard_fails_its_requests_clearly(server_as_tgi):
+    server = server_as_tgi
     events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
     next(events)
     os.kill(named(server, "text-generation-shard"), signal.SIGKILL)

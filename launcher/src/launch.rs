@@ -159,6 +159,7 @@ fn launch(args: &Args, resolved: &Resolved, (shard, router): (PathBuf, PathBuf))
         },
         socket: resolved.socket(0),
         grace: Duration::from_secs(args.server.graceful_termination_timeout),
+        max_shard_restarts: args.recovery.max_shard_restarts,
         json_output: args.json_output,
         welcome: welcome(&resolved.model_name, resolved.address, &args.server),
     }

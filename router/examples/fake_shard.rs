@@ -2,7 +2,8 @@
 //!
 //! For measuring the router and for tests that need a shard but no arithmetic:
 //! `cargo run --release --example fake_shard -- --uds-path /tmp/shard.sock --step-ms 2.7`.
-//! Tokens depend on sequence id and position only. It checks nothing of what it is sent.
+//! Tokens depend on sequence id and position only. It checks nothing of what it is sent, and can be told to
+//! die of a token.
 #![forbid(unsafe_code)]
 
 use std::num::NonZeroU64;
@@ -47,6 +48,9 @@ struct Args {
     /// KV tokens when the plan asks for as many as there are.
     #[arg(long, default_value_t = 1 << 20)]
     kv_tokens: u64,
+    /// Aborts the process, as a fault in a kernel would, in a step with a prompt that holds this token.
+    #[arg(long)]
+    abort_on: Option<u32>,
 }
 
 struct FakeShard {
@@ -135,6 +139,9 @@ fn run_steps(
     let step_time = Duration::from_secs_f64(args.step_ms / 1000.0);
     let mut free_at = Instant::now();
     while let Ok((step, arrived_at)) = arrived.recv() {
+        if holds(&step, args.abort_on) {
+            std::process::abort();
+        }
         free_at = free_at.max(arrived_at) + step_time;
         let reply = make_reply(args, step, step_time);
         wait_until(free_at);
@@ -143,6 +150,14 @@ fn run_steps(
             return;
         }
     }
+}
+
+fn holds(step: &proto::StepRequest, token: Option<u32>) -> bool {
+    let Some(token) = token else { return false };
+    step.rows.iter().any(|row| match &row.input {
+        Some(proto::row::Input::TokenIds(tokens)) => tokens.ids.contains(&token),
+        _ => false,
+    })
 }
 
 #[allow(clippy::disallowed_methods)] // the device's own thread, not a runtime's

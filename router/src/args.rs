@@ -3,11 +3,13 @@
 //! Checks that need no model are `Args::check`; what the numbers mean for a model is in `limits`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::api::compat::Compat;
+use crate::driver::Settings;
 use crate::limits::{LimitError, LimitFlags};
 use crate::server::telemetry::Otlp;
 use crate::validation::rules::Rules;
@@ -120,6 +122,13 @@ pub struct Args {
     /// Seconds that running requests get to finish after SIGTERM.
     #[arg(long, short, env, default_value_t = 90)]
     pub graceful_termination_timeout: u64,
+    /// Seconds that one step may take before the shard counts as hung; 0 = for ever [default: 60, on a CPU
+    /// and 0.25 more for each token of the step].
+    #[arg(long, env, value_parser = seconds)]
+    pub shard_step_timeout: Option<Duration>,
+    /// Seconds without work after which one token is computed to see that the shard still can; 0 = never.
+    #[arg(long, env, value_parser = seconds, default_value = "30")]
+    pub canary_interval: Duration,
     /// Whether POST / returns the prompt too when a request does not say.
     #[arg(long, env, action = ArgAction::Set, default_value_t = true, value_parser = BoolishValueParser::new())]
     pub compat_return_full_text: bool,
@@ -187,10 +196,21 @@ impl Args {
         Some(Otlp { endpoint, service_name: self.otlp_service_name.clone() })
     }
 
+    /// How a failing shard is noticed.
+    pub fn watching(&self) -> Settings {
+        Settings { step_timeout: self.shard_step_timeout, canary_interval: self.canary_interval }
+    }
+
     /// What answers call the model.
     pub fn model_name(&self) -> String {
         self.model_id.clone().unwrap_or_else(|| self.tokenizer_name.display().to_string())
     }
+}
+
+/// A time in seconds, whole or not.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|_| "expected a number of seconds".to_string())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -234,6 +254,16 @@ mod tests {
         assert_eq!(args.check(), Ok(()));
         assert_eq!((args.port, args.max_input_length, args.max_total_tokens), (3000, Some(3696), Some(4096)));
         assert_eq!(args.model_name(), "dir");
+    }
+
+    #[test]
+    fn how_a_failing_shard_is_noticed() {
+        let defaults = Settings { step_timeout: None, canary_interval: Duration::from_secs(30) };
+        assert_eq!(parse(&[]).watching(), defaults);
+        let args = parse(&["--shard-step-timeout", "1.5", "--canary-interval", "0"]);
+        let given =
+            Settings { step_timeout: Some(Duration::from_millis(1500)), canary_interval: Duration::ZERO };
+        assert_eq!(args.watching(), given);
     }
 
     #[test]

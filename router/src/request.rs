@@ -48,7 +48,7 @@ impl Caller {
 }
 
 /// A request that passed every check: `prompt_ids` is not empty and
-/// `prompt_ids.len() + max_new_tokens <= max_total_tokens`. Only `validation` makes one.
+/// `prompt_ids.len() + max_new_tokens <= max_total_tokens`. Only `validation` makes one of a client's.
 #[derive(Debug, Clone)]
 pub struct ValidRequest {
     pub(crate) prompt_ids: Arc<[u32]>,
@@ -61,6 +61,33 @@ pub struct ValidRequest {
     /// Report the log-probability of every prompt token but the first: the whole prompt is computed,
     /// nothing of it taken from a prefix cache.
     pub(crate) prompt_logprobs: bool,
+}
+
+impl ValidRequest {
+    /// One token after one token: the least work that shows that a shard computes.
+    pub fn canary() -> Self {
+        let sampling = Sampling {
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            seed: 0,
+            top_n_tokens: 0,
+        };
+        let (prompt_ids, eos_ids) = (Arc::from([0]), Arc::from([]));
+        Self {
+            prompt_ids,
+            sampling,
+            max_new_tokens: 1,
+            eos_ids,
+            prompt_logprobs: false,
+            caller: Caller::ANONYMOUS,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -156,10 +183,13 @@ pub struct Limits {
     pub prefix_caching: bool,
 }
 
-/// Age of the engine's last progress, for health.
+/// How the engine is doing, for health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineStatus {
-    pub shard_ready: bool,
+    /// A request would be served now.
+    pub healthy: bool,
+    /// The engine has ended, and the process is about to.
+    pub stopped: bool,
     pub running: usize,
     pub waiting: usize,
     /// Since the last step's reply; zero when idle.

@@ -8,6 +8,7 @@
 mod accepted;
 mod limits;
 mod model;
+mod recovery;
 mod server;
 mod values;
 
@@ -22,6 +23,7 @@ use crate::download::DownloadArgs;
 pub use accepted::AcceptedArgs;
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
+pub use recovery::RecoveryArgs;
 pub use server::ServerArgs;
 pub use values::{
     Device, Dtype, KvCacheDtype, MetricsCompat, OpsChoice, Quantization, RopeScaling, Secret, TgiCompat,
@@ -67,6 +69,8 @@ pub struct Args {
     pub limits: LimitArgs,
     #[command(flatten)]
     pub server: ServerArgs,
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
     #[command(flatten)]
     pub accepted: AcceptedArgs,
     /// Log events as JSON, one object a line.

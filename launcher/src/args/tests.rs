@@ -71,6 +71,9 @@ const OUR_FLAGS: &[(&str, &str)] = &[
     ("tgi-compat", "TGI_COMPAT"),
     ("compat-return-full-text", "COMPAT_RETURN_FULL_TEXT"),
     ("prefix-caching", "PREFIX_CACHING"),
+    ("max-shard-restarts", "QUERN_MAX_SHARD_RESTARTS"),
+    ("shard-step-timeout", "QUERN_SHARD_STEP_TIMEOUT"),
+    ("canary-interval", "QUERN_CANARY_INTERVAL"),
 ];
 
 fn parse(flags: &[&str]) -> Result<Invocation, String> {
@@ -155,6 +158,9 @@ fn values_out_of_their_sets_are_refused() {
         ["--port", "70000"],
         ["--threads", "0"],
         ["--max-total-tokens", "many"],
+        ["--max-shard-restarts", "few"],
+        ["--shard-step-timeout", "1e300"],
+        ["--canary-interval", "soon"],
         ["--no-such-flag", "1"],
     ] {
         assert!(parse(&flags).expect_err(flags[1]).contains(flags[0]), "{flags:?}");

@@ -6,6 +6,7 @@
 //! the *thread* that started the child ends: spawn from the main thread only.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -15,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout_at};
 
+use super::control;
 use super::output::{OutputLines, Tail, forward};
 use super::policy::Role;
 
@@ -55,11 +57,16 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts the program with stdout and stderr on one pipe.
+    /// Starts the program with stdout and stderr on one pipe; `control` becomes its stdin.
     ///
     /// # Errors
     /// When the pipe or the process cannot be made.
-    pub fn spawn(role: Role, program: &Program, json_output: bool) -> std::io::Result<Self> {
+    pub fn spawn(
+        role: Role,
+        program: &Program,
+        control: Option<OwnedFd>,
+        json_output: bool,
+    ) -> std::io::Result<Self> {
         let (reader, writer) = std::io::pipe()?;
         let mut command = Command::new(&program.path);
         for name in &program.hidden {
@@ -69,7 +76,8 @@ impl Child {
             .args(&program.arguments)
             .envs(program.environment.iter().map(|(name, value)| (name, value)))
             .env("QUERN_PARENT_PID", std::process::id().to_string())
-            .stdin(Stdio::null())
+            .envs(control.iter().map(|_| (control::VARIABLE, "stdin")))
+            .stdin(control.map_or_else(Stdio::null, Stdio::from))
             .stdout(writer.try_clone()?)
             .stderr(writer)
             .process_group(0)
@@ -113,15 +121,6 @@ impl Child {
         }
     }
 
-    /// Waits for the end, passing output on. Safe to cancel, as [`Child::news`].
-    pub async fn end(&mut self) -> ExitStatus {
-        loop {
-            if let News::Ended(status) = self.news().await {
-                return status;
-            }
-        }
-    }
-
     /// Sends SIGTERM, or SIGKILL to its whole process group. Nothing happens to a child that ended.
     pub fn signal(&self, signal: Signal) {
         let Some(pid) = self.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else {
@@ -134,6 +133,11 @@ impl Child {
         if let Err(error) = sent {
             tracing::debug!("signal {signal:?} to {:?}: {error}", self.role);
         }
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
     }
 
     /// Why it ended, in its own words if it left any.

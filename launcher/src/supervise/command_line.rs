@@ -59,6 +59,8 @@ pub fn router_arguments(args: &Args, resolved: &Resolved) -> Vec<OsString> {
     line.optional("--tokenizer-config-path", args.server.tokenizer_config_path.as_ref());
     limits(&mut line, &args.limits);
     line.value("--graceful-termination-timeout", args.server.graceful_termination_timeout.to_string());
+    line.number("--shard-step-timeout", args.recovery.shard_step_timeout.map(|time| time.as_secs_f64()));
+    line.value("--canary-interval", args.recovery.canary_interval.as_secs_f64().to_string());
     for origin in &args.server.cors_allow_origin {
         line.value("--cors-allow-origin", origin);
     }
@@ -181,6 +183,7 @@ mod tests {
                 "--payload-limit=2000000",
                 "--validation-workers=2",
                 "--graceful-termination-timeout=90",
+                "--canary-interval=30",
                 "--otlp-service-name=text-generation-inference.router",
                 "--metrics-compat=vllm",
                 "--tgi-compat=fixed",
@@ -214,6 +217,8 @@ mod tests {
             (&["--max-batch-size", "7"], "", "--max-batch-size=7"),
             (&["--prefix-caching", "0"], "", "--prefix-caching=off"),
             (&["--cors-allow-origin", "http://a,http://b"], "", "--cors-allow-origin=http://b"),
+            (&["--shard-step-timeout", "2.5"], "", "--shard-step-timeout=2.5"),
+            (&["--canary-interval", "0"], "", "--canary-interval=0"),
             (&["--tokenizer-config-path", "-x"], "", "--tokenizer-config-path=-x"),
         ];
         for &(flags, shard_part, router_part) in cases {

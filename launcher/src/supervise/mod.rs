@@ -1,14 +1,16 @@
-//! Runs the shard and the router, passes their output on, and ends both when one of them, or the
-//! user, says so.
+//! Runs the shard and the router, passes their output on, replaces a shard that failed, and ends both
+//! when one of them fails for good, or the user says so.
 //!
-//! Called by `launch` with two checked programs. One event loop: children, signals, deadlines and
-//! the shard's socket become `policy::Event`s, and the policy's actions are carried out here. Must
-//! run on the main thread (see `child`) and must never leave a child behind.
+//! Called by `launch` with two checked programs. One event loop: children, the router's reports, signals,
+//! deadlines and the shard's socket become `policy::Event`s, and the policy's actions are carried out
+//! here. Must run on the main thread (see `child`) and must never leave a child behind.
 
 mod child;
 mod command_line;
+mod control;
 mod output;
 mod policy;
+mod signals;
 mod socket;
 
 use std::path::PathBuf;
@@ -16,25 +18,22 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::signal::unix::{self, SignalKind};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until};
 use tracing::{error, info, warn};
 
 use child::{Child, News};
+use control::{Control, Report};
 use policy::{Action, Event, Outcome, Policy, Role};
 
 pub use child::{Program, find_program};
 pub use command_line::{Resolved, router_arguments, shard_arguments};
+pub use signals::StopSignals;
 pub use socket::SocketFolder;
 
 use crate::error::LauncherError;
 
 /// How often the shard's socket is looked for. Only until it is there.
 const READY_POLL: Duration = Duration::from_millis(10);
-/// How long the ends of both children may lie apart to count as one.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Signals that follow each other so closely are one wish: `timeout` signals its child and then its group.
-const ONE_WISH: Duration = Duration::from_millis(100);
 const WAITING_NOTE: Duration = Duration::from_secs(10);
 
 /// What to run, and how.
@@ -46,48 +45,11 @@ pub struct Launch {
     pub socket: PathBuf,
     /// How long running requests get after a signal.
     pub grace: Duration,
+    /// How often in a row a shard that failed is replaced; 0 = as with TGI, its end is the launch's.
+    pub max_shard_restarts: u32,
     pub json_output: bool,
     /// Logged once requests are answered.
     pub welcome: String,
-}
-
-/// The signals that end a launch.
-#[derive(Debug)]
-pub struct StopSignals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
-    hang_up: unix::Signal,
-    last: Option<Instant>,
-}
-
-impl StopSignals {
-    /// Listens from now on; until then the signals kill the launcher.
-    ///
-    /// # Errors
-    /// When the handlers cannot be installed.
-    pub fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            hang_up: unix::signal(SignalKind::hangup())?,
-            last: None,
-        })
-    }
-
-    /// Waits for one of SIGINT, SIGTERM, SIGHUP that is no echo of the one before. Safe to cancel.
-    pub async fn next(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => (),
-                _ = self.terminate.recv() => (),
-                _ = self.hang_up.recv() => (),
-            }
-            let now = Instant::now();
-            if self.last.replace(now).is_none_or(|last| now - last > ONE_WISH) {
-                return;
-            }
-        }
-    }
 }
 
 /// Runs both children to their end. `Ok` after a signal, whatever the children answered to it.
@@ -95,72 +57,113 @@ impl StopSignals {
 /// # Errors
 /// The [`LauncherError`] that says which child failed, with the child's own words.
 pub async fn run(launch: &Launch, signals: &mut StopSignals) -> Result<(), LauncherError> {
-    info!(rank = 0, "Starting shard");
-    let shard = Child::spawn(Role::Shard, &launch.shard, launch.json_output)
-        .map_err(|error| LauncherError::ShardCannotStart(cannot_run(&launch.shard, &error)))?;
+    let shard = spawn_shard(launch).map_err(LauncherError::ShardCannotStart)?;
     // The router binds its port and loads its tokenizer while the shard loads the weights.
     info!("Starting Webserver");
-    let router = Child::spawn(Role::Router, &launch.router, launch.json_output)
+    let (control, router) = spawn_router(launch)
         .map_err(|error| LauncherError::WebserverCannotStart(cannot_run(&launch.router, &error)))?;
-    let policy = Policy::new(launch.grace);
-    let supervisor =
-        Supervisor { launch, policy, shard, router, failure: None, deadline: None, welcomed: false };
+    let supervisor = Supervisor {
+        launch,
+        policy: Policy::new(launch.grace, launch.max_shard_restarts),
+        shard,
+        router,
+        control,
+        useless: None,
+        failure: None,
+        deadline: None,
+        pause_end: None,
+        waiting: Waiting::begin(),
+        welcomed: false,
+    };
     supervisor.run(signals).await
+}
+
+/// A socket that a killed shard left behind would look like one that is ready.
+fn spawn_shard(launch: &Launch) -> Result<Child, String> {
+    info!(rank = 0, "Starting shard");
+    match std::fs::remove_file(&launch.socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("the old socket {} cannot be removed: {error}", launch.socket.display()));
+        }
+        _ => {}
+    }
+    Child::spawn(Role::Shard, &launch.shard, None, launch.json_output)
+        .map_err(|error| cannot_run(&launch.shard, &error))
+}
+
+fn spawn_router(launch: &Launch) -> std::io::Result<(Control, Child)> {
+    let (control, routers) = Control::pair()?;
+    Ok((control, Child::spawn(Role::Router, &launch.router, Some(routers), launch.json_output)?))
 }
 
 fn cannot_run(program: &Program, error: &std::io::Error) -> String {
     format!("{} cannot be run: {error}", program.path.display())
 }
 
+/// The wait for a shard's socket.
+struct Waiting {
+    since: Instant,
+    poll: Interval,
+    note: Interval,
+}
+
+impl Waiting {
+    fn begin() -> Self {
+        let mut poll = interval(READY_POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let since = Instant::now();
+        Self { since, poll, note: interval_at(since + WAITING_NOTE, WAITING_NOTE) }
+    }
+}
+
 struct Supervisor<'a> {
     launch: &'a Launch,
     policy: Policy,
+    /// The shard that runs, or the one that ended last.
     shard: Child,
     router: Child,
-    /// Why the first child that ended by itself did so.
+    control: Control,
+    /// Why the router has no use for the shard that runs.
+    useless: Option<String>,
+    /// Why the child that ended last by itself did so.
     failure: Option<String>,
     deadline: Option<Instant>,
+    /// When the next shard is started.
+    pause_end: Option<Instant>,
+    waiting: Waiting,
     welcomed: bool,
 }
 
 /// What the event loop woke up for.
 enum Wake {
     News(Role, News),
+    Report(Report),
     Signal,
     Deadline,
+    PauseOver,
     Poll,
     StillWaiting,
 }
 
 impl Supervisor<'_> {
     async fn run(mut self, signals: &mut StopSignals) -> Result<(), LauncherError> {
-        let started = Instant::now();
-        let mut poll = interval(READY_POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut waiting = interval_at(started + WAITING_NOTE, WAITING_NOTE);
-        let mut loading = true;
         loop {
-            let deadline = self.deadline.unwrap_or(started);
-            let wake = tokio::select! {
-                biased;
-                () = signals.next() => Wake::Signal,
-                news = self.shard.news(), if self.policy.is_alive(Role::Shard) => Wake::News(Role::Shard, news),
-                news = self.router.news(), if self.policy.is_alive(Role::Router) => Wake::News(Role::Router, news),
-                () = sleep_until(deadline), if self.deadline.is_some() => Wake::Deadline,
-                _ = poll.tick(), if loading => Wake::Poll,
-                _ = waiting.tick(), if loading => Wake::StillWaiting,
-            };
+            let wake = self.next(signals).await;
             match wake {
                 Wake::Signal => self.stop_by_signal(),
                 Wake::News(role, News::Line(line)) => self.line(role, &line),
-                Wake::News(role, News::Ended(status)) => {
-                    loading = false;
-                    self.ended_first_or_after_the_shard(role, status).await;
+                Wake::News(role, News::Ended(status)) => self.ended(role, status),
+                Wake::Report(report) => self.report(report),
+                Wake::Deadline => {
+                    self.deadline = None;
+                    self.apply(Event::Deadline);
                 }
-                Wake::Deadline => self.expired(),
+                Wake::PauseOver => {
+                    self.pause_end = None;
+                    self.apply(Event::PauseOver);
+                }
                 Wake::Poll if self.launch.socket.exists() => {
-                    loading = false;
-                    info!(rank = 0, "Shard ready in {:.2?}", started.elapsed());
+                    info!(rank = 0, "Shard ready in {:.2?}", self.waiting.since.elapsed());
                     self.apply(Event::ShardReady);
                 }
                 Wake::Poll => (),
@@ -169,6 +172,24 @@ impl Supervisor<'_> {
             if let Some(outcome) = self.policy.finished() {
                 return self.result(outcome);
             }
+        }
+    }
+
+    async fn next(&mut self, signals: &mut StopSignals) -> Wake {
+        let (has_shard, has_router) = (self.policy.is_alive(Role::Shard), self.policy.is_alive(Role::Router));
+        let loading = self.policy.is_loading();
+        let now = Instant::now();
+        tokio::select! {
+            biased;
+            () = signals.next() => Wake::Signal,
+            // Before the end of the shard that it may be about.
+            report = self.control.next() => Wake::Report(report),
+            news = self.shard.news(), if has_shard => Wake::News(Role::Shard, news),
+            news = self.router.news(), if has_router => Wake::News(Role::Router, news),
+            () = sleep_until(self.deadline.unwrap_or(now)), if self.deadline.is_some() => Wake::Deadline,
+            () = sleep_until(self.pause_end.unwrap_or(now)), if self.pause_end.is_some() => Wake::PauseOver,
+            _ = self.waiting.poll.tick(), if loading => Wake::Poll,
+            _ = self.waiting.note.tick(), if loading => Wake::StillWaiting,
         }
     }
 
@@ -185,7 +206,35 @@ impl Supervisor<'_> {
                 }
                 // A time beyond the clock's end never comes.
                 Action::Arm(time) => self.deadline = Instant::now().checked_add(time),
+                Action::Pause(time) => self.pause_end = Instant::now().checked_add(time),
+                Action::StartShard => self.start_shard(),
+                Action::GiveUp => self.control.close(),
             }
+        }
+    }
+
+    fn start_shard(&mut self) {
+        self.useless = None;
+        self.waiting = Waiting::begin();
+        match spawn_shard(self.launch) {
+            Ok(shard) => self.shard = shard,
+            Err(reason) => {
+                error!("{reason}");
+                self.failure = Some(reason);
+                self.apply(Event::Exited(Role::Shard));
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Serving { pid } if self.shard.pid() == Some(pid) => self.apply(Event::ShardServes),
+            Report::Useless { pid, reason } if self.shard.pid() == Some(pid) => {
+                self.useless.get_or_insert(reason);
+                self.apply(Event::ShardUseless);
+            }
+            // The router has not noticed yet that this shard was replaced.
+            Report::Serving { .. } | Report::Useless { .. } => (),
         }
     }
 
@@ -212,20 +261,6 @@ impl Supervisor<'_> {
         }
     }
 
-    fn expired(&mut self) {
-        self.deadline = None;
-        self.apply(Event::Deadline);
-    }
-
-    /// A router that loses its shard ends too, and may be seen to end first: the shard is to blame then.
-    async fn ended_first_or_after_the_shard(&mut self, role: Role, status: ExitStatus) {
-        let is_first = role == Role::Router && !self.policy.is_stopping();
-        if is_first && let Ok(cause) = timeout(SETTLE, self.shard.end()).await {
-            self.ended(Role::Shard, cause);
-        }
-        self.ended(role, status);
-    }
-
     fn ended(&mut self, role: Role, status: ExitStatus) {
         if self.policy.is_stopping() {
             info!("{} {}", program_name(role), child::describe(status));
@@ -241,14 +276,21 @@ impl Supervisor<'_> {
         if words.is_empty() {
             words.push("(nothing)");
         }
-        match role {
+        let reason = match role {
             Role::Shard => {
                 error!("Shard complete standard error output:\n{}", words.join("\n"));
-                error!("Shard 0 crashed: it {}", child::describe(status));
+                match &self.useless {
+                    Some(reason) => error!("Shard 0 was killed: {reason}"),
+                    None => error!("Shard 0 crashed: it {}", child::describe(status)),
+                }
+                self.useless.clone()
             }
-            Role::Router => error!("Webserver Crashed: it {}", child::describe(status)),
-        }
-        self.failure = Some(child.reason(status));
+            Role::Router => {
+                error!("Webserver Crashed: it {}", child::describe(status));
+                None
+            }
+        };
+        self.failure = Some(reason.unwrap_or_else(|| child.reason(status)));
     }
 
     fn result(self, outcome: Outcome) -> Result<(), LauncherError> {
@@ -256,7 +298,10 @@ impl Supervisor<'_> {
         match outcome {
             Outcome::Signalled => Ok(()),
             Outcome::ShardCannotStart => Err(LauncherError::ShardCannotStart(reason)),
-            Outcome::ShardFailed => Err(LauncherError::ShardFailed(reason)),
+            Outcome::ShardFailed => Err(LauncherError::ShardFailed(match self.policy.n_failures() {
+                0 | 1 => reason,
+                n => format!("{reason} (it ended {n} times in a row without an answer between)"),
+            })),
             Outcome::WebserverFailed => Err(LauncherError::WebserverFailed(reason)),
         }
     }

@@ -4,6 +4,9 @@ use rustix::process::Signal;
 
 use crate::harness::{NOTICING_ROUTER, SERVING_ROUTER, SERVING_SHARD, Setup};
 
+/// As TGI: a shard that ends is the server's end.
+const NO_RESTART: &[&str] = &["--max-shard-restarts", "0"];
+
 #[test]
 fn a_failing_child_ends_the_launch_with_its_own_words() {
     let cases = [
@@ -44,7 +47,7 @@ fn a_failing_child_ends_the_launch_with_its_own_words() {
         ),
     ];
     for (shard, router, last) in cases {
-        let ended = Setup::new(&[]).with_model().shard(shard).router(router).run();
+        let ended = Setup::new(NO_RESTART).with_model().shard(shard).router(router).run();
         assert_eq!((ended.code, ended.last()), (Some(1), last), "{shard} / {router}:\n{}", ended.output());
         ended.leaves_nothing();
     }
@@ -69,10 +72,10 @@ fn the_report_has_tgis_lines() {
 #[test]
 fn a_router_that_lost_its_shard_may_tell_its_clients_and_is_then_asked_to_end() {
     let shard = "ready; sleep 0.1; exit 1";
-    let ended = Setup::new(&[]).with_model().shard(shard).router(NOTICING_ROUTER).run();
+    let ended = Setup::new(NO_RESTART).with_model().shard(shard).router(NOTICING_ROUTER).run();
     ended.position("told the clients");
     assert!(!ended.output().contains("Terminating webserver"), "{}", ended.output());
-    let ended = Setup::new(&[]).with_model().shard(shard).run();
+    let ended = Setup::new(NO_RESTART).with_model().shard(shard).run();
     assert!(ended.position("Shard 0 crashed") < ended.position("Terminating webserver"));
     assert!(ended.last().starts_with("Error: ShardFailed("), "{}", ended.output());
     ended.leaves_nothing();

@@ -13,10 +13,12 @@ use tempfile::TempDir;
 /// Far longer than anything here takes; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A router that ends by itself when the shard has, after telling so.
-pub const NOTICING_ROUTER: &str = "log Connected; while [ ! -e \"$FAKE_DIR/shard.pid\" ]; do sleep 0.01; done; \
-     while [ -e \"/proc/$(cat \"$FAKE_DIR/shard.pid\")/cwd\" ]; do sleep 0.01; done; \
-     log told the clients; echo 'Error: shard lost' >&2; exit 1";
+/// A router that ends by itself when it is told that no shard will come any more, after telling so.
+pub const NOTICING_ROUTER: &str =
+    "log Connected; read -r nothing; log told the clients; echo 'Error: shard lost' >&2; exit 1";
+/// A router that says of each shard that it serves, and ends as [`NOTICING_ROUTER`].
+pub const REPORTING_ROUTER: &str = "log Connected; \
+     while echo \"serving $(cat \"$FAKE_DIR/shard.pid\")\" >&0; do sleep 0.01; done 2>/dev/null; exit 1";
 /// Children that start and serve until they are told to stop.
 pub const SERVING_SHARD: &str = "log loaded; ready; serve";
 pub const SERVING_ROUTER: &str = "log listening; log Connected; serve";

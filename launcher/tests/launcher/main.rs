@@ -6,5 +6,6 @@ mod failures;
 mod flags;
 mod harness;
 mod output;
+mod recovery;
 mod signals;
 mod starter;

@@ -68,7 +68,7 @@ impl From<GenerationError> for ApiError {
             GenerationError::Shard(_) => Self::Generation(error.to_string()),
             GenerationError::Quarantined => Self::Quarantined(error.to_string()),
             GenerationError::DeadlinePassed => Self::DeadlinePassed(error.to_string()),
-            GenerationError::ShuttingDown => Self::Unavailable("The server is shutting down"),
+            GenerationError::ShuttingDown => Self::STOPPING,
         }
     }
 }
@@ -87,6 +87,9 @@ impl Style {
 }
 
 impl ApiError {
+    /// No longer serving.
+    pub const STOPPING: Self = Self::Unavailable("The server is shutting down");
+
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,

@@ -53,8 +53,8 @@ pub async fn info(State(app): State<App>) -> Result<Response, ApiError> {
 #[utoipa::path(get, path = "/health", tag = "Server",
     responses((status = 200, description = "Yes")))]
 pub async fn health(State(app): State<App>) -> Result<(), ApiError> {
-    let ready = app.serving().is_ok_and(|serving| serving.engine.status().shard_ready);
-    if ready { Ok(()) } else { Err(ApiError::Unhealthy) }
+    let healthy = app.serving().is_ok_and(|serving| serving.engine.status().healthy);
+    if healthy && !app.admission().is_closed() { Ok(()) } else { Err(ApiError::Unhealthy) }
 }
 
 /// The same as /health.
@@ -63,12 +63,13 @@ pub async fn root(state: State<App>) -> Result<(), ApiError> {
     health(state).await
 }
 
-/// Whether the process is of use: 503 only when a restart would help, so not while the model loads.
+/// Whether the process is of use: 503 only when a restart would help, so not while the model loads or a
+/// shard is replaced.
 #[utoipa::path(get, path = "/livez", tag = "Server",
     responses((status = 200, description = "Yes")))]
 pub async fn live(State(app): State<App>) -> Result<(), ApiError> {
-    let lost = app.serving().is_ok_and(|serving| !serving.engine.status().shard_ready);
-    if lost { Err(ApiError::Unhealthy) } else { Ok(()) }
+    let stopped = app.serving().is_ok_and(|serving| serving.engine.status().stopped);
+    if stopped { Err(ApiError::Unhealthy) } else { Ok(()) }
 }
 
 /// Metrics in Prometheus' text format.

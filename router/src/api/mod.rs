@@ -3,6 +3,7 @@
 //! `tgi` and `openai` turn JSON into drafts for `validation` and pieces of text into JSON; `sequence`
 //! is a generation between them; `error` renders every failure. No scheduling, no tokenizing here.
 
+mod admission;
 mod auth;
 mod caller;
 pub mod compat;
@@ -81,6 +82,7 @@ fn layers(routes: Router<App>, app: App) -> Router {
         .layer(from_fn(caller::identify))
         .layer(from_fn_with_state(app.clone(), auth::require_key))
         .layer(CatchPanicLayer::custom(internal_error))
+        .layer(from_fn_with_state(app.clone(), admission::admit))
         .layer(from_fn(error::render))
         .layer(from_fn(trace::request))
         .layer(cors(app.settings()))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 
+use super::admission::Admission;
 use super::compat::Compat;
 use super::error::ApiError;
 use super::keys::ApiKeys;
@@ -67,17 +68,23 @@ pub struct App(Arc<Inner>);
 struct Inner {
     settings: EdgeSettings,
     serving: OnceLock<Arc<Serving>>,
+    admission: Admission,
 }
 
 impl App {
     /// A server that binds its port and answers 503 until `serve`.
     pub fn loading(settings: EdgeSettings) -> Self {
-        Self(Arc::new(Inner { settings, serving: OnceLock::new() }))
+        Self(Arc::new(Inner { settings, serving: OnceLock::new(), admission: Admission::default() }))
     }
 
     /// From now on requests reach the model. The first call counts.
     pub fn serve(&self, serving: Serving) {
         let _ = self.0.serving.set(Arc::new(serving));
+    }
+
+    /// The requests that are being answered.
+    pub fn admission(&self) -> &Admission {
+        &self.0.admission
     }
 
     pub fn settings(&self) -> &EdgeSettings {

@@ -16,6 +16,7 @@ const IDLE: u64 = u64::MAX;
 pub(super) struct Shared {
     next_seq_id: AtomicU64,
     stopped: AtomicBool,
+    healthy: AtomicBool,
     running: AtomicUsize,
     waiting: AtomicUsize,
     /// Nanoseconds from `started` to the last progress of the steps in flight, or `IDLE`.
@@ -28,6 +29,7 @@ impl Shared {
         Self {
             next_seq_id: AtomicU64::new(1),
             stopped: AtomicBool::new(false),
+            healthy: AtomicBool::new(true),
             running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             progress: AtomicU64::new(IDLE),
@@ -51,8 +53,15 @@ impl Shared {
         self.progress.store(progress.map_or(IDLE, nanos), Relaxed);
     }
 
+    /// Whether a request would be served now: a shard is there, answers in time, and made a token when it
+    /// was last asked for one.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Relaxed);
+    }
+
     pub fn set_stopped(&self) {
         self.stopped.store(true, Relaxed);
+        self.set_healthy(false);
         self.set_counts(0, 0);
         self.set_progress(None);
     }
@@ -67,7 +76,8 @@ impl Shared {
             nanos => now.saturating_duration_since(self.started + Duration::from_nanos(nanos)),
         };
         EngineStatus {
-            shard_ready: !self.is_stopped(),
+            healthy: self.healthy.load(Relaxed),
+            stopped: self.is_stopped(),
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             last_step_age: age,

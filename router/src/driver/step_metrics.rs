@@ -13,6 +13,8 @@ use crate::metrics::Metrics;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SentStep {
     pub at: Instant,
+    /// Input tokens of all rows.
+    pub n_tokens: usize,
     prefill: bool,
     n_rows: usize,
     n_admitted: usize,
@@ -20,7 +22,14 @@ pub(super) struct SentStep {
 
 impl SentStep {
     pub fn new(step: &PlannedStep, now: Instant) -> Self {
-        Self { at: now, prefill: step.is_prefill(), n_rows: step.rows.len(), n_admitted: step.n_admitted() }
+        let n_tokens = step.rows.iter().map(|row| row.input.n_tokens()).sum();
+        Self {
+            at: now,
+            n_tokens,
+            prefill: step.is_prefill(),
+            n_rows: step.rows.len(),
+            n_admitted: step.n_admitted(),
+        }
     }
 
     fn method(self) -> &'static str {
@@ -48,9 +57,31 @@ pub(super) struct StepMetrics {
 }
 
 impl StepMetrics {
-    pub fn new(metrics: Arc<Metrics>, max_batch_total_tokens: u64) -> Self {
-        metrics.set("tgi_batch_max_total_tokens", max_batch_total_tokens as f64);
+    pub fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, counted: Counters::default() }
+    }
+
+    /// A shard is there, with room for so many tokens.
+    pub fn planned(&self, max_batch_total_tokens: u64) {
+        self.metrics.set("tgi_batch_max_total_tokens", max_batch_total_tokens as f64);
+    }
+
+    pub fn lost(&self, cause: &str) {
+        self.metrics.add("tgi_shard_lost", cause, 1);
+    }
+
+    /// A new shard answered `took` after the one before was lost.
+    pub fn recovered(&self, took: Duration) {
+        self.metrics.add("tgi_shard_recoveries", "", 1);
+        self.metrics.observe("tgi_shard_recovery_duration", "", took.as_secs_f64());
+    }
+
+    pub fn step_age(&self, age: Duration) {
+        self.metrics.set("tgi_shard_last_step_age", age.as_secs_f64());
+    }
+
+    pub fn canary(&self, passed: bool) {
+        self.metrics.add("tgi_shard_canary", if passed { "passed" } else { "failed" }, 1);
     }
 
     pub fn sent(&self, step: SentStep) {

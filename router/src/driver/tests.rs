@@ -4,9 +4,13 @@
 
 use std::sync::{Arc, Mutex};
 
+mod recovery;
+
 use super::*;
 use crate::engine::{PlannedStep, StepOutcome, testing};
-use crate::shard::ShardError;
+use crate::request::{Limits, ShardInfo};
+use crate::shard::testing::only_one;
+use crate::shard::{ShardError, ShardLink};
 
 type OnSend = Box<dyn FnMut(&PlannedStep) + Send>;
 
@@ -81,11 +85,17 @@ fn start_measured(
     on_send: OnSend,
     metrics: Arc<Metrics>,
 ) -> (EngineHandle, FakeShard, Stopped) {
+    let (link, shard) = fake(on_send);
+    let (source, planned) = only_one(link, info(max_steps_in_flight), LIMITS);
+    let settings = Settings { step_timeout: None, canary_interval: Duration::ZERO };
+    let (engine, stopped) = start(source, planned, settings, metrics).expect("good limits");
+    (engine, shard, tokio::spawn(stopped))
+}
+
+fn fake(on_send: OnSend) -> (FakeLink, FakeShard) {
     let (steps, sent) = flume::unbounded();
     let (replies, answered) = flume::unbounded();
-    let link = FakeLink { on_send, steps, replies: answered };
-    let (engine, stopped) = start(link, &info(max_steps_in_flight), LIMITS, metrics).expect("good limits");
-    (engine, FakeShard { steps: sent, replies }, tokio::spawn(stopped))
+    (FakeLink { on_send, steps, replies: answered }, FakeShard { steps: sent, replies })
 }
 
 fn start_plain() -> (EngineHandle, FakeShard, Stopped) {
@@ -119,7 +129,7 @@ async fn tokens_arrive_in_order_and_end_once() {
     assert!(generation.next().await.is_none());
     assert!(generation.next().await.is_none());
     assert_eq!((engine.status().running, engine.status().waiting), (0, 0));
-    assert!(engine.status().shard_ready);
+    assert!(engine.status().healthy);
 }
 
 #[tokio::test]
@@ -239,7 +249,7 @@ async fn a_lost_shard_fails_everything_and_stops_the_driver() {
         }
         let error = stopped.await.expect("no panic").expect_err("lost");
         assert_eq!(error.to_string(), format!("Shard lost: {reason}"));
-        assert!(!engine.status().shard_ready);
+        assert!(!engine.status().healthy && engine.status().stopped);
         let refused = engine.submit(testing::request(3, 9, false)).err();
         assert_eq!(refused, Some(GenerationError::ShuttingDown));
         engine.drain().await;
@@ -251,7 +261,7 @@ async fn an_idle_shard_that_dies_is_noticed() {
     let (engine, shard, stopped) = start_plain();
     drop(shard);
     assert!(matches!(stopped.await.expect("no panic"), Err(DriverError::ShardLost(_))));
-    assert!(!engine.status().shard_ready);
+    assert!(!engine.status().healthy && engine.status().stopped);
 }
 
 #[tokio::test]
@@ -262,7 +272,7 @@ async fn a_panic_ends_every_request_and_is_reported() {
     assert!(generation.next().await.is_none());
     let panicked = DriverError::Panicked("a bug".into());
     assert_eq!(stopped.await.expect("no panic of its own"), Err(panicked));
-    assert!(!engine.status().shard_ready);
+    assert!(!engine.status().healthy && engine.status().stopped);
 }
 
 #[tokio::test]

@@ -107,5 +107,10 @@ pub const TABLE: &[Row] = &[
     by("method", METHODS, histogram("tgi_batch_filter_duration", Buckets::Duration, "Seconds to remove finished sequences")),
     by("method", METHODS, histogram("tgi_batch_concat_duration", Buckets::Duration, "Seconds to join new sequences to the batch")),
     by("reason", &["backpressure", "wait_exceeded", "chunking"], counter("tgi_batch_concat", "New sequences joined to a running batch, by reason")),
+    by("cause", &["ended", "hung", "protocol", "canary"], counter("tgi_shard_lost", "Shards lost, by how it showed")),
+    counter("tgi_shard_recoveries", "Shards that took over from a lost one and answered"),
+    histogram("tgi_shard_recovery_duration", Buckets::Duration, "Seconds from the loss of a shard to the first answer of the next one"),
+    gauge("tgi_shard_last_step_age", "Seconds since the shard last answered a step, busy or idle"),
+    by("result", &["passed", "failed"], counter("tgi_shard_canary", "Tokens computed for nobody while idle, to see that the shard works")),
     by("version", &[env!("CARGO_PKG_VERSION")], gauge("tgi_build_info", "Always 1; the label says which version runs")),
 ];

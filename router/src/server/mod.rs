@@ -1,9 +1,12 @@
 //! The life of the process: bind, load, serve, drain. Called by `main`; tests drive the parts.
 //!
-//! The port is bound at once and answers 503 until the shard is planned. A signal drains, a second one
-//! ends at once; a lost shard ends the process with an error after its requests have been told.
+//! The port is bound at once and answers 503 until the shard is planned. A signal drains: health and new
+//! requests get 503, running ones finish, and what still runs when the grace time ends gets a last event. A
+//! second signal ends at once. When no shard is left the process ends with an error after its requests have
+//! been told.
 
 mod compute_type;
+mod http;
 pub mod logging;
 pub mod parent;
 mod signals;
@@ -14,19 +17,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::bail;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::api;
 use crate::api::state::App;
 use crate::args::Args;
 use crate::driver::EngineHandle;
+use http::Http;
 use signals::Signals;
 use startup::Started;
 
-/// How long answers that tell of a lost shard may take to reach their clients.
+/// How long the last events of requests that cannot finish may take to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Runs the server to its end.
@@ -38,7 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let listener = bind(&args.hostname, args.port).await?;
     let app = App::loading(startup::edge_settings(&args)?);
-    let mut http = Http::start(listener, app.clone());
+    let mut http = Http::start(listener, api::router(app.clone()));
     let started = tokio::select! {
         started = startup::start(&args, &app) => started?,
         () = signals.next() => return Ok(()),
@@ -59,9 +60,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!("signal received, starting graceful shutdown");
     let grace = Duration::from_secs(args.graceful_termination_timeout);
     tokio::select! {
-        () = drain(&mut http, &engine) => {}
+        () = drain(&mut http, &app, &engine) => {}
         () = signals.next() => tracing::warn!("second signal received, stopping at once"),
-        () = tokio::time::sleep(grace) => tracing::warn!("requests still run after {grace:?}, stopping"),
+        () = tokio::time::sleep(grace) => {
+            tracing::warn!("requests still run after {grace:?}, ending them");
+            engine.abort();
+            http.stop(FAREWELL).await;
+        }
         Err(lost) = &mut driver => {
             http.stop(FAREWELL).await;
             return Err(lost.into());
@@ -70,11 +75,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops accepting and lets every open request finish. The engine comes last: a request that is still
-/// being read or tokenized at the signal has not reached it yet.
-async fn drain(http: &mut Http, engine: &EngineHandle) {
-    http.stop(Duration::MAX).await;
+/// Refuses new requests, which find a server that says so, and lets every open one finish. The engine comes
+/// late: a request that was being sent or tokenized at the signal has not reached it yet.
+async fn drain(http: &mut Http, app: &App, engine: &EngineHandle) {
+    app.admission().close();
+    app.admission().emptied().await;
     engine.drain().await;
+    http.stop(FAREWELL).await;
 }
 
 /// Binds the port; a host name that is no address becomes 0.0.0.0, as in TGI.
@@ -90,45 +97,6 @@ async fn bind(hostname: &str, port: u16) -> anyhow::Result<TcpListener> {
         }
         _ => anyhow::anyhow!("cannot listen on {address}: {error}"),
     })
-}
-
-/// The HTTP server task.
-struct Http {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<std::io::Result<()>>,
-}
-
-impl Http {
-    fn start(listener: TcpListener, app: App) -> Self {
-        let (stop, mut stopped) = watch::channel(false);
-        // Without TCP_NODELAY a stream's first event would wait for the client's delayed ACK.
-        let listener = listener.tap_io(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!("TCP_NODELAY: {error}");
-            }
-        });
-        let serve = axum::serve(listener, api::router(app)).with_graceful_shutdown(async move {
-            let _ = stopped.wait_for(|stop| *stop).await; // an error means that the server is going away
-        });
-        Self { stop, task: tokio::spawn(serve.into_future()) }
-    }
-
-    /// Waits for the server to end by itself, which it should not.
-    async fn failed(&mut self) -> anyhow::Error {
-        match (&mut self.task).await {
-            Ok(Ok(())) => anyhow::anyhow!("the HTTP server stopped unasked"),
-            Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server failed"),
-            Err(error) => anyhow::Error::new(error).context("the HTTP server panicked"),
-        }
-    }
-
-    /// Stops accepting, then waits for the open requests, at most `grace`.
-    async fn stop(&mut self, grace: Duration) {
-        let _ = self.stop.send(true); // fails when the server has ended
-        if !self.task.is_finished() {
-            let _ = tokio::time::timeout(grace, &mut self.task).await;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use crate::args::{Args, MetricsCompat};
 use crate::driver::{self, DriverError, EngineHandle};
 use crate::metrics::Metrics;
 use crate::request::{Limits, ShardInfo};
-use crate::shard::grpc;
+use crate::shard::grpc::Connector;
+use crate::shard::supervisor::Supervisor;
 use crate::text::{ChatTemplate, TextError, Tokenizer};
 use crate::validation::Validator;
 
@@ -62,30 +63,33 @@ pub async fn start(
     args: &Args,
     app: &App,
 ) -> anyhow::Result<Started<impl Future<Output = Result<(), DriverError>> + Send + use<>>> {
+    let supervisor = Supervisor::from_environment().context("the line to the launcher")?;
+    let connector = Connector::new(&args.master_shard_uds_path, supervisor)?;
     let text = load_text(args.clone());
-    let shard = async { Ok(grpc::connect(&args.master_shard_uds_path).await?) };
+    let shard = async { Ok(connector.connect().await?) };
     let ((tokenizer, template), connection) = tokio::try_join!(text, shard)?;
     let wanted = args.limits().wanted(connection.info())?;
     tracing::info!("Warming up model");
-    let shard = connection.plan(wanted).await?;
+    let (source, mut shard) = connector.plan(connection, wanted).await?;
     let limits = args.limits().resolve(shard.limits)?;
+    shard.limits = limits;
+    let model = shard.info.clone();
     tracing::info!("Setting max batch total tokens to {}", limits.max_batch_total_tokens);
     let metrics = Arc::new(Metrics::new(limits.max_input_tokens, limits.max_total_tokens));
     if args.metrics_compat == MetricsCompat::Vllm {
-        metrics.add_vllm_aliases(&args.model_name(), shard.info.block_size, shard.info.n_blocks);
+        metrics.add_vllm_aliases(&args.model_name(), model.block_size, model.n_blocks);
     }
-    metrics.set("tgi_batch_max_total_tokens", limits.max_batch_total_tokens as f64);
-    let (engine, driver) = driver::start(shard.link, &shard.info, limits, metrics.clone())?;
+    let (engine, driver) = driver::start(source, shard, args.watching(), metrics.clone())?;
     let workers = args.validation_workers;
-    let rules = args.rules(shard.info.scores);
+    let rules = args.rules(model.scores);
     app.serve(Serving {
         engine: engine.clone(),
-        validator: Validator::new(tokenizer.clone(), limits, rules, shard.info.vocab_size, workers),
+        validator: Validator::new(tokenizer.clone(), limits, rules, model.vocab_size, workers),
         tokenizer,
         template,
         metrics,
         places: Places::new(args.max_concurrent_requests),
-        info: info(args, limits, &shard.info),
+        info: info(args, limits, &model),
         compat_full_text: args.compat_return_full_text,
         compat: args.tgi_compat,
         prefill_flag: args.enable_prefill_logprobs,
@@ -93,7 +97,7 @@ pub async fn start(
             .settings()
             .compute_type
             .clone()
-            .unwrap_or_else(|| compute_type::of(&shard.info.device_type, Path::new(NVIDIA_DEVICES))),
+            .unwrap_or_else(|| compute_type::of(&model.device_type, Path::new(NVIDIA_DEVICES))),
         longest_silence: sse::LONGEST_SILENCE,
     });
     Ok(Started { engine, driver })

@@ -12,7 +12,8 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{ShardError, ShardLink, grpc};
+use super::grpc::Connector;
+use super::{ShardError, ShardLink, ShardSource};
 use crate::engine::{Engine, EngineConfig, RowOutcome, SampledToken, SeqId, testing};
 use crate::request::{Limits, TokenLogprob};
 
@@ -110,15 +111,18 @@ async fn waits_for_the_socket_then_plans_and_runs_steps() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("shard.sock");
     let connecting = tokio::spawn({
-        let path = path.clone();
-        async move { grpc::connect(&path).await }
+        let connector = Connector::new(&path, None).expect("a thread");
+        async move { (connector.connect().await, connector) }
     });
     tokio::task::yield_now().await;
     serve(SmallShard { world_size: 1, n_steps: 2 }, &path);
-    let connection = connecting.await.expect("no panic").expect("a single shard");
+    let (connection, connector) = connecting.await.expect("no panic");
+    let connection = connection.expect("a single shard");
     assert_eq!((connection.info().vocab_size, connection.info().n_blocks), (151_936, 0));
 
-    let shard = connection.plan(limits(64)).await.expect("it fits");
+    let (source, shard) = connector.plan(connection, limits(64)).await.expect("it fits");
+    assert_eq!(shard.pid, std::process::id());
+    assert!(!source.replace(shard.pid, "there is no launcher"));
     assert_eq!((shard.info.n_blocks, shard.info.max_steps_in_flight), (16, 2));
     assert_eq!(shard.limits, Limits { max_batch_total_tokens: 64, ..limits(64) });
 
@@ -148,8 +152,9 @@ async fn refuses_what_it_cannot_drive() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("shard.sock");
         serve(SmallShard { world_size, n_steps: 0 }, &path);
-        let planned = match grpc::connect(&path).await {
-            Ok(connection) => connection.plan(limits(max_total_tokens)).await,
+        let connector = Connector::new(&path, None).expect("a thread");
+        let planned = match connector.connect().await {
+            Ok(connection) => connector.plan(connection, limits(max_total_tokens)).await,
             Err(error) => Err(error),
         };
         assert_eq!(planned.err().expect("refused").to_string(), expected);

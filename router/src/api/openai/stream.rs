@@ -34,14 +34,14 @@ pub fn respond(serving: &Serving, choices: Choices, chunks: impl Chunks, count: 
     let headers = compute_headers(&serving.compute_type, choices.characters);
     let pieces = stream::select_all(choices.sequences.into_iter().enumerate().map(Sequence::indexed_pieces));
     let state = ChunkStream { pieces, chunks, count, last: None };
-    sse::response(headers, serving.longest_silence, stream::unfold(state, next))
+    sse::response(headers, serving.longest_silence, Style::OpenAi, stream::unfold(state, next))
 }
 
 /// A stream that failed before it began: the error and the end, as TGI sends them.
 pub fn failed(serving: &Serving, error: &ApiError) -> Response {
     let headers = compute_headers(&serving.compute_type, 0);
     let events = [sse::json(&error.body(Style::OpenAi)), sse::done()];
-    sse::response(headers, serving.longest_silence, stream::iter(events))
+    sse::response(headers, serving.longest_silence, Style::OpenAi, stream::iter(events))
 }
 
 struct ChunkStream<C> {

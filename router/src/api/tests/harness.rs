@@ -20,6 +20,7 @@ use crate::engine::{
 };
 use crate::metrics::Metrics;
 use crate::request::{Limits, ShardInfo, TokenLogprob};
+use crate::shard::testing::only_one;
 use crate::shard::{ShardError, ShardLink};
 use crate::text::testing;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -196,7 +197,9 @@ pub fn settings() -> EdgeSettings {
 pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server {
     let app = App::loading(settings.clone());
     let metrics = Arc::new(Metrics::new(LIMITS.max_input_tokens, LIMITS.max_total_tokens));
-    let (engine, driver) = driver::start(ScriptedShard::new(), &INFO(), LIMITS, metrics.clone()).unwrap();
+    let (source, shard) = only_one(ScriptedShard::new(), INFO(), LIMITS);
+    let watching = driver::Settings { step_timeout: None, canary_interval: Duration::ZERO };
+    let (engine, driver) = driver::start(source, shard, watching, metrics.clone()).unwrap();
     tokio::spawn(driver);
     let tokenizer = testing::tiktoken();
     let rules = Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5, prompt_logprobs: true };

@@ -24,13 +24,13 @@ pub async fn respond(mut job: Job) -> Result<Response, ApiError> {
         Ok(sequence) => {
             let Job { serving, prompt, details, .. } = job;
             let events = Events { serving, sequence, count, prompt, details };
-            Ok(sse::response(headers, silence, stream::unfold(Some(events), next)))
+            Ok(sse::response(headers, silence, Style::Tgi, stream::unfold(Some(events), next)))
         }
         Err(error) => {
             count.fail(&error);
             if job.serving.compat.streams_every_error() {
                 let event = sse::json(&error.body(Style::Tgi));
-                return Ok(sse::response(headers, silence, stream::iter([event])));
+                return Ok(sse::response(headers, silence, Style::Tgi, stream::iter([event])));
             }
             Err(error)
         }
