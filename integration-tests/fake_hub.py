@@ -236,19 +236,20 @@ class HubHandler(BaseHTTPRequestHandler):
     def content(self, id, name, headers=()):
         file, trouble = self.hub.files[id][name], self.hub.trouble
         data = file.data if file.served is None else file.served
-        begin = re.fullmatch(r"bytes=(\d+)-", self.note.range or "")
-        begin = int(begin[1]) if begin and not trouble.ignore_range else 0
+        asked = None if trouble.ignore_range else re.fullmatch(r"bytes=(\d+)-(\d*)", self.note.range or "")
+        begin = int(asked[1]) if asked else 0
+        end = min(int(asked[2]) + 1, len(data)) if asked and asked[2] else len(data)
         if begin >= len(data) > 0:
             return self.plain(416, {"Content-Range": f"bytes */{len(data)}"})
-        self.send_response(206 if begin else 200)
+        self.send_response(206 if asked else 200)
         for key, value in dict(headers).items():
             self.send_header(key, value)
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - begin))
+        if asked:
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
+        self.send_header("Content-Length", str(end - begin))
         self.end_headers()
         if self.command != "HEAD":
-            self.send_slowly(name, data[begin:], file.large)
+            self.send_slowly(name, data[begin:end], file.large)
         return None
 
     def send_slowly(self, name, data, large):

@@ -17,12 +17,13 @@ use anyhow::Context;
 use crate::error::{LoadError, StepError};
 use crate::executor::{Budget, Done, Executor, Step, StepExecutor, StepOutcome};
 use crate::memory_plan::MemoryPlan;
-use crate::ops::cpu::CpuOps;
-use crate::ops::reference::ReferenceOps;
+use crate::ops::cpu::{CpuOps, CpuSizes};
+use crate::ops::reference::{ReferenceOps, ReferenceSizes};
 use loading::load_model;
+pub(crate) use loading::open_weights;
 pub use loading::{DeviceFacts, Options, ShardInfo};
 #[cfg(feature = "cuda")]
-pub(crate) use loading::{open_weights, progress, read_config};
+pub(crate) use loading::{progress, read_config};
 pub use progress::Progress;
 
 /// Steps that may wait in the channel; more make the stream of steps wait.
@@ -88,7 +89,7 @@ impl DeviceThread {
                 DeviceKind::Cpu { n_threads } => {
                     let ops = CpuOps::new(n_threads);
                     tracing::info!("Computing on {n_threads} CPU threads with {}", ops.level().name());
-                    let (decoder, info) = load_model(ops, &options)?;
+                    let (decoder, info) = load_model(ops, &mut CpuSizes::default(), &options)?;
                     run(Executor::new(decoder), info, &ready_sender)
                 }
                 #[cfg(feature = "cuda")]
@@ -97,7 +98,8 @@ impl DeviceThread {
                     run(executor, info, &ready_sender)
                 }
                 DeviceKind::Reference => {
-                    let (decoder, info) = load_model(ReferenceOps::default(), &options)?;
+                    let sizes = &mut ReferenceSizes::default();
+                    let (decoder, info) = load_model(ReferenceOps::default(), sizes, &options)?;
                     run(Executor::new(decoder), info, &ready_sender)
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! The socket exists from when the model is loaded until the process ends in an orderly way. A
 //! fatal error is one last line on stderr and exit code 1; SIGTERM and SIGINT give exit code 0.
+//! `text-generation-shard plan` only says what a model takes in memory.
 #![deny(unsafe_code)]
 
 use std::os::unix::fs::FileTypeExt;
@@ -14,6 +15,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use text_generation_backend::args::Args;
 use text_generation_backend::device_thread::{Device, DeviceThread};
+use text_generation_backend::plan::{self, PlanArgs};
 use text_generation_backend::{parent, service};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,14 +23,26 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match start(&args) {
+    let plans = std::env::args_os().nth(1).is_some_and(|first| first == "plan");
+    let done =
+        if plans { plan(&PlanArgs::parse_from(std::env::args_os().skip(1))) } else { start(&Args::parse()) };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what the model takes; fails after that if it does not fit.
+fn plan(args: &PlanArgs) -> anyhow::Result<()> {
+    let report = plan::run(args)?;
+    match args.json {
+        true => println!("{:#}", report.json()),
+        false => println!("{report}"),
+    }
+    report.planned.map(drop).map_err(anyhow::Error::msg)
 }
 
 fn start(args: &Args) -> anyhow::Result<()> {

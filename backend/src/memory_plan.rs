@@ -9,7 +9,7 @@ mod tests;
 
 pub use available::available_bytes;
 
-use crate::config::{Family, ModelConfig, Quantization};
+use crate::config::ModelConfig;
 use crate::error::LoadError;
 
 /// Tokens a KV block.
@@ -59,40 +59,13 @@ pub struct MemoryPlan {
     pub max_batch_total_tokens: usize,
     pub kv_bytes: usize,
     pub workspace_bytes: usize,
+    /// What captured graphs took of the device's memory; known once they are captured.
+    pub graph_bytes: usize,
 }
 
 /// Bytes of K and V of one token in all layers, elements of `element_bytes`.
 pub fn kv_bytes_per_token(config: &ModelConfig, element_bytes: usize) -> usize {
     (2 * config.n_layers * config.n_kv_heads * config.head_dim).saturating_mul(element_bytes)
-}
-
-/// Input and output features of a decoder layer's four joined projections: q with k and v, attention's
-/// output, gate with up, down.
-pub fn layer_matrices(config: &ModelConfig) -> [(usize, usize); 4] {
-    let ModelConfig { hidden, intermediate, n_heads, head_dim, .. } = *config;
-    [
-        (hidden, config.qkv_width()),
-        (n_heads * head_dim, hidden),
-        (hidden, 2 * intermediate),
-        (intermediate, hidden),
-    ]
-}
-
-/// Bytes of the tensors of a checkpoint of this configuration in float16, with q, k and v biases where
-/// the family has them.
-pub fn stored_weight_bytes(config: &ModelConfig) -> usize {
-    let matrix = |(k, n): (usize, usize)| match &config.quantization {
-        Quantization::Awq { group_size, .. } => k * n / 2 + k / group_size * n * 5 / 2,
-        Quantization::None => 2 * k * n,
-    };
-    let bias = match config.family {
-        Family::Qwen | Family::Qwen2 => config.qkv_width(),
-        Family::Llama | Family::Mistral => 0,
-    };
-    let layer =
-        layer_matrices(config).into_iter().map(matrix).sum::<usize>() + 2 * (2 * config.hidden + bias);
-    let tables = if config.tied { 1 } else { 2 };
-    config.n_layers * layer + 2 * config.hidden + tables * 2 * config.vocab * config.hidden
 }
 
 /// Fails when weights of `weight_bytes` cannot fit into the `available_bytes` that there are `of_what`
@@ -144,7 +117,8 @@ pub fn plan(config: &ModelConfig, inputs: &PlanInputs) -> Result<MemoryPlan, Loa
     if u32::try_from(n_blocks).is_err() {
         return Err(too_large("block table", inputs));
     }
-    Ok(MemoryPlan { n_blocks, max_batch_total_tokens: n_blocks * BLOCK_SIZE, kv_bytes, workspace_bytes })
+    let max_batch_total_tokens = n_blocks * BLOCK_SIZE;
+    Ok(MemoryPlan { n_blocks, max_batch_total_tokens, kv_bytes, workspace_bytes, graph_bytes: 0 })
 }
 
 fn check_limits(config: &ModelConfig, inputs: &PlanInputs) -> Result<(), LoadError> {

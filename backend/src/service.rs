@@ -68,10 +68,12 @@ impl Shard for ShardService {
         let plan = answer.recv_async().await.map_err(|_| device_gone())?;
         let plan = plan.map_err(|error| Status::invalid_argument(error.to_string()))?;
         tracing::info!(
-            "Planned {} KV blocks of {BLOCK_SIZE} tokens ({} MB) and {} MB of workspace",
+            "Memory for {} KV blocks of {BLOCK_SIZE} tokens: {} bytes of weights, {} of KV cache, {} of workspace, {} of graphs",
             plan.n_blocks,
-            plan.kv_bytes / 1_000_000,
-            plan.workspace_bytes / 1_000_000
+            self.device.info.weight_bytes,
+            plan.kv_bytes,
+            plan.workspace_bytes,
+            plan.graph_bytes
         );
         Ok(Response::new(convert::plan_reply(&plan, &self.device.info)))
     }

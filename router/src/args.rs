@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser, ValueEnum};
+use text_generation_limits::{LimitError, LimitFlags};
 
 use crate::api::compat::Compat;
 use crate::driver::Settings;
-use crate::limits::{LimitError, LimitFlags};
 use crate::server::telemetry::Otlp;
 use crate::validation::rules::Rules;
 

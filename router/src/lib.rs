@@ -3,7 +3,7 @@
 //! `api` turns JSON into a request and events into JSON; `validation` is the only maker of
 //! `ValidRequest`; `text` holds tokenizers, chat templates, detokenisation and stop strings;
 //! `engine` is a pure state machine; `driver` is the one task that owns it; `shard` is the link to
-//! the shards; `server` is the life of the process, with `args` and `limits`. The engine never sees
+//! the shards; `server` is the life of the process, with `args`. The engine never sees
 //! text, and nothing outside `shard::grpc` sees protobuf.
 #![forbid(unsafe_code)]
 
@@ -12,7 +12,6 @@ pub mod args;
 pub mod constraint;
 pub mod driver;
 pub mod engine;
-pub mod limits;
 pub mod metrics;
 pub mod request;
 pub mod server;

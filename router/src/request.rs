@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use text_generation_limits::Limits;
+
 /// How the next token is chosen; the same fields as the step protocol's `SamplingParameters`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -168,19 +170,6 @@ pub struct ShardInfo {
     pub scores: bool,
     /// Prompts beyond this length change the keys' rotary base (Qwen v1's dynamic NTK); 0 = never.
     pub ntk_seq_length: u32,
-}
-
-/// Token limits after defaults are resolved against the model and the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    pub max_input_tokens: u32,
-    pub max_total_tokens: u32,
-    pub max_batch_prefill_tokens: u32,
-    pub max_batch_total_tokens: u64,
-    /// Sequences running at once.
-    pub max_batch_size: u32,
-    /// Whether sequences may share the KV blocks of a common beginning (`--prefix-caching`).
-    pub prefix_caching: bool,
 }
 
 /// How the engine is doing, for health.

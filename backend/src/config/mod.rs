@@ -39,6 +39,16 @@ pub enum Quantization {
     Awq { group_size: usize, not_converted: Vec<String> },
 }
 
+impl Quantization {
+    /// For people.
+    pub fn name(&self) -> String {
+        match self {
+            Quantization::None => "plain weights".to_owned(),
+            Quantization::Awq { group_size, .. } => format!("AWQ, groups of {group_size}"),
+        }
+    }
+}
+
 /// Rotary position embedding. Dimension `i` pairs with `i + dim / 2`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {

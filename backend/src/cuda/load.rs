@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use super::driver::Gpu;
-use super::executor::{CudaExecutor, RESERVE_BYTES};
-use super::ops::{CudaOps, packed_weight_bytes};
+use super::executor::CudaExecutor;
+use super::executor::sizes::RESERVE_BYTES;
+use super::ops::{CudaOps, Places};
 use crate::device_thread::{self, DeviceFacts, Options, ShardInfo};
 use crate::error::LoadError;
 use crate::memory_plan::{self, mib};
 use crate::model::decoder::Decoder;
 use crate::model::load;
-use crate::ops::Ops;
+use crate::ops::Allocate;
 
 /// The device computes one step while the next one waits behind it.
 const FACTS: DeviceFacts =
@@ -24,12 +25,14 @@ pub fn load(options: &Options, memory_fraction: f64) -> Result<(CudaExecutor, Sh
     let started = Instant::now();
     let config = device_thread::read_config(options)?;
     let gpu = Gpu::open()?;
-    let packed_bytes = packed_weight_bytes(&config)?;
+    let source = device_thread::open_weights(options, &config)?;
+    let mut sizes = Places::measuring(gpu.device, &config);
+    let packed_bytes = load::weight_bytes(&mut sizes, &config, &*source)?;
     let available = gpu.available(memory_fraction)?;
     tell_plan(&gpu, packed_bytes, available)?;
     memory_plan::check_weights_fit(packed_bytes, available, "on the GPU")?;
-    let (source, _) = device_thread::open_weights(options, &config)?;
-    let mut ops = CudaOps::new(gpu, &config)?;
+    source.read_ahead();
+    let mut ops = CudaOps::new(gpu, &config, packed_bytes)?;
     let weights = load::load(&mut ops, &config, &*source, &mut device_thread::progress())?;
     let weight_bytes = ops.finish_loading()?;
     tracing::info!("Packed {} of weights in {:.2?}", mib(weight_bytes), started.elapsed());

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::DeviceKind;
-use crate::config::{ModelConfig, Quantization};
+use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::memory_plan;
 use crate::model::decoder::Decoder;
 use crate::model::load;
-use crate::ops::Ops;
+use crate::ops::{Footprint, Ops};
 use crate::weights::{Checkpoint, DummyWeights, WeightSource};
 
 /// Loading says how far it is at most this often.
@@ -55,12 +55,15 @@ pub struct ShardInfo {
 /// A model on the host's `ops`.
 pub(super) fn load_model<O: Ops>(
     mut ops: O,
+    sizes: &mut impl Footprint,
     options: &Options,
 ) -> Result<(Decoder<O>, ShardInfo), LoadError> {
     let started = Instant::now();
     let config = read_config(options)?;
-    let (source, weight_bytes) = open_weights(options, &config)?;
+    let source = open_weights(options, &config)?;
+    let weight_bytes = load::weight_bytes(sizes, &config, &*source)?;
     memory_plan::check_weights_fit(weight_bytes, memory_plan::available_bytes(), "of memory")?;
+    source.read_ahead();
     let weights = load::load(&mut ops, &config, &*source, &mut progress())?;
     tracing::info!("Loaded {} MB of weights in {:.2?}", weight_bytes / 1_000_000, started.elapsed());
     let kv_bytes_per_token = memory_plan::kv_bytes_per_token(&config, O::KV_ELEMENT_BYTES);
@@ -71,31 +74,26 @@ pub(super) fn load_model<O: Ops>(
 /// What the model is, said in the log.
 pub(crate) fn read_config(options: &Options) -> Result<ModelConfig, LoadError> {
     let config = ModelConfig::from_dir(&options.model_path, options.quantize.as_deref())?;
-    let quantization = match &config.quantization {
-        Quantization::None => "plain weights".to_owned(),
-        Quantization::Awq { group_size, .. } => format!("AWQ, groups of {group_size}"),
-    };
     tracing::info!(
-        "Loading {}: {}, {} layers, {quantization}",
+        "Loading {}: {}, {} layers, {}",
         options.model_path.display(),
         config.architecture,
-        config.n_layers
+        config.n_layers,
+        config.quantization.name()
     );
     Ok(config)
 }
 
-/// The tensors of the model folder, or made-up ones, and the bytes of all of them.
+/// The tensors of the model folder, or made-up ones.
 pub(crate) fn open_weights(
     options: &Options,
     config: &ModelConfig,
-) -> Result<(Box<dyn WeightSource>, usize), LoadError> {
+) -> Result<Box<dyn WeightSource>, LoadError> {
     if options.dummy_weights {
         tracing::warn!("The weights are made up (--dummy-weights): what this model says means nothing");
-        return Ok((Box::new(DummyWeights::new(config)), memory_plan::stored_weight_bytes(config)));
+        return Ok(Box::new(DummyWeights::new(config)));
     }
-    let checkpoint = Checkpoint::open(&options.model_path)?;
-    let bytes = checkpoint.total_bytes();
-    Ok((Box::new(checkpoint), bytes))
+    Ok(Box::new(Checkpoint::open(&options.model_path)?))
 }
 
 /// Says how far loading is, now and then.

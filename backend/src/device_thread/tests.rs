@@ -1,6 +1,7 @@
 //! How a device thread starts and ends.
 
 use super::*;
+use crate::model::load;
 use crate::model::tiny::{Kind, Tiny};
 
 fn options(model_path: std::path::PathBuf) -> Options {
@@ -41,7 +42,8 @@ async fn a_panic_is_told() {
 async fn made_up_weights_need_no_checkpoint() {
     for kind in [Kind::Qwen, Kind::Qwen2, Kind::Llama] {
         let tiny = Tiny::new(kind);
-        let stored = crate::memory_plan::stored_weight_bytes(&tiny.config);
+        let checkpoint = crate::weights::Checkpoint::open(tiny.dir.path()).unwrap();
+        let stored = load::weight_bytes(&mut CpuSizes::default(), &tiny.config, &checkpoint).unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy(tiny.dir.path().join("config.json"), dir.path().join("config.json")).unwrap();
         let options = Options { dummy_weights: true, ..options(dir.path().to_path_buf()) };

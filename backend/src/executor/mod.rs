@@ -13,6 +13,7 @@ mod tests;
 
 pub use step::{Input, Row, RowOutcome, RowScores, Start, Step, StepOutcome};
 
+use crate::config::ModelConfig;
 use crate::error::{LoadError, StepError};
 use crate::memory_plan::{self, BLOCK_SIZE, KvDefault, MemoryPlan, PlanInputs};
 use crate::model::decoder::{Decoder, Memory, Room};
@@ -27,6 +28,9 @@ use sequence::{LastSampled, Sequence, SequenceTable};
 const MICRO_BATCH_ROWS: usize = 256;
 /// Rows whose logits are computed at once; logits are by far the widest activations.
 const LOGITS_ROWS: usize = 64;
+
+/// Bytes of a K or V element on the host.
+pub const HOST_KV_ELEMENT_BYTES: usize = size_of::<f32>();
 
 /// What the router asks of `Plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,22 +112,8 @@ impl<O: Ops> Executor<O> {
     ) -> Result<MemoryPlan, LoadError> {
         self.reset();
         self.planned = None;
-        let (max_rows, max_logits_rows) =
-            (budget.max_step_tokens.min(MICRO_BATCH_ROWS), budget.max_step_rows.min(LOGITS_ROWS));
-        let inputs = PlanInputs {
-            max_step_tokens: max_rows,
-            max_step_rows: max_logits_rows,
-            max_batch_total_tokens: budget.max_batch_total_tokens,
-            max_total_tokens: budget.max_total_tokens,
-            available_bytes: available_bytes(),
-            kv_element_bytes: O::KV_ELEMENT_BYTES,
-            workspace_bytes: memory_plan::host_workspace_bytes(
-                self.decoder.config(),
-                max_rows,
-                max_logits_rows,
-            ),
-            kv_default: KvDefault::Few,
-        };
+        let inputs = host_plan_inputs(self.decoder.config(), budget, available_bytes());
+        let (max_rows, max_logits_rows) = (inputs.max_step_tokens, inputs.max_step_rows);
         let plan = memory_plan::plan(self.decoder.config(), &inputs)?;
         let room = Room { n_blocks: plan.n_blocks, block_size: BLOCK_SIZE, max_rows, max_logits_rows };
         let limits = Limits {
@@ -179,6 +169,22 @@ impl<O: Ops> Executor<O> {
             run.micro_batch(&micro_batch, &rows, &mut results)?;
         }
         Ok(step_outcome(step_id, ids.into_iter().zip(results)))
+    }
+}
+
+/// What the host plans for a budget: steps run in micro-batches there. K and V are float32.
+pub fn host_plan_inputs(config: &ModelConfig, budget: &Budget, available_bytes: usize) -> PlanInputs {
+    let max_step_tokens = budget.max_step_tokens.min(MICRO_BATCH_ROWS);
+    let max_step_rows = budget.max_step_rows.min(LOGITS_ROWS);
+    PlanInputs {
+        max_step_tokens,
+        max_step_rows,
+        max_batch_total_tokens: budget.max_batch_total_tokens,
+        max_total_tokens: budget.max_total_tokens,
+        available_bytes,
+        kv_element_bytes: HOST_KV_ELEMENT_BYTES,
+        workspace_bytes: memory_plan::host_workspace_bytes(config, max_step_tokens, max_step_rows),
+        kv_default: KvDefault::Few,
     }
 }
 

@@ -45,6 +45,7 @@ fn sizes_follow_from_the_limits() {
             max_batch_total_tokens: n_blocks * 32,
             kv_bytes: n_blocks * BLOCK_BYTES,
             workspace_bytes: WORKSPACE,
+            graph_bytes: 0,
         };
         assert_eq!(plan(&smollm2(), &inputs).unwrap(), expected, "{inputs:?}");
     }
@@ -129,27 +130,4 @@ proptest! {
             prop_assert_eq!(plan.max_batch_total_tokens, plan.n_blocks * BLOCK_SIZE);
         }
     }
-}
-
-/// What a checkpoint of Qwen-14B-Chat-AWQ holds; its files have 9.6 GB of tensors.
-#[test]
-fn stored_weights_follow_from_the_configuration() {
-    let qwen = ModelConfig {
-        family: crate::config::Family::Qwen,
-        n_layers: 40,
-        hidden: 5120,
-        intermediate: 13_696,
-        n_heads: 40,
-        n_kv_heads: 40,
-        head_dim: 128,
-        vocab: 152_064,
-        tied: false,
-        quantization: Quantization::Awq { group_size: 128, not_converted: vec![] },
-        ..smollm2()
-    };
-    let nibbles = 40 * (5120 * 15_360 + 5120 * 5120 + 5120 * 27_392 + 13_696 * 5120) / 2;
-    let groups = nibbles * 2 / 128 * 5 / 2;
-    let rest = 2 * (40 * (2 * 5120 + 15_360) + 5120 + 2 * 152_064 * 5120);
-    assert_eq!(stored_weight_bytes(&qwen), nibbles + groups + rest);
-    assert_eq!(stored_weight_bytes(&qwen) >> 20, 9219);
 }

@@ -8,7 +8,7 @@ use super::load::{Layer, Weights};
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{LoadError, StepError};
-use crate::ops::{ActKind, AttentionShape, KvShape, Ops};
+use crate::ops::{ActKind, Allocate, AttentionShape, KvShape, Ops};
 
 /// A loaded model on its device.
 pub struct Decoder<O: Ops> {
@@ -31,7 +31,7 @@ pub struct Room {
 }
 
 /// The KV cache and the activations: everything that steps write to.
-pub struct Memory<O: Ops> {
+pub struct Memory<O: Allocate> {
     kv: O::Kv,
     /// `[rows, hidden]`: the residual stream.
     residual: O::Act,
@@ -80,23 +80,7 @@ impl<O: Ops> Decoder<O> {
 
     /// Allocates all that steps will use.
     pub fn allocate(&mut self, room: &Room) -> Result<Memory<O>, LoadError> {
-        let ModelConfig { hidden, intermediate, vocab, n_layers, n_kv_heads, head_dim, .. } = self.config;
-        let (n_blocks, block_size) = (room.n_blocks, room.block_size);
-        let kv = self.ops.new_kv(KvShape { n_layers, n_blocks, block_size, n_kv_heads, head_dim })?;
-        let (rows, wanted) = (room.max_rows, room.max_logits_rows);
-        let mut act = |kind, rows, cols| self.ops.new_act(kind, rows, cols);
-        Ok(Memory {
-            kv,
-            residual: act(ActKind::Residual, rows, hidden)?,
-            normed: act(ActKind::Hidden, rows, hidden)?,
-            qkv: act(ActKind::Hidden, rows, self.config.qkv_width())?,
-            attention: act(ActKind::Hidden, rows, self.config.n_heads * head_dim)?,
-            delta: act(ActKind::Between, rows, hidden)?,
-            gate_up: act(ActKind::Between, rows, 2 * intermediate)?,
-            activated: act(ActKind::Hidden, rows, intermediate)?,
-            last: act(ActKind::Hidden, wanted, hidden)?,
-            logits: act(ActKind::Logits, wanted, vocab)?,
-        })
+        Memory::allocate(&mut self.ops, &self.config, room)
     }
 
     /// Runs all layers over `batch` (at most `max_rows` rows): K and V of its rows are then in the
@@ -135,6 +119,29 @@ impl<O: Ops> Decoder<O> {
     /// Logits `[vocab]` of the `index`-th row of the last `logits` call.
     pub fn read_logits<'a>(&self, memory: &'a Memory<O>, index: usize) -> Result<Cow<'a, [f32]>, StepError> {
         self.ops.read_row(&memory.logits, index)
+    }
+}
+
+impl<A: Allocate> Memory<A> {
+    /// Takes all that steps of a model of `config` will use from `device`.
+    pub fn allocate(device: &mut A, config: &ModelConfig, room: &Room) -> Result<Memory<A>, LoadError> {
+        let ModelConfig { hidden, intermediate, vocab, n_layers, n_kv_heads, head_dim, .. } = *config;
+        let (n_blocks, block_size) = (room.n_blocks, room.block_size);
+        let kv = device.new_kv(KvShape { n_layers, n_blocks, block_size, n_kv_heads, head_dim })?;
+        let (rows, wanted) = (room.max_rows, room.max_logits_rows);
+        let mut act = |kind, rows, cols| device.new_act(kind, rows, cols);
+        Ok(Memory {
+            kv,
+            residual: act(ActKind::Residual, rows, hidden)?,
+            normed: act(ActKind::Hidden, rows, hidden)?,
+            qkv: act(ActKind::Hidden, rows, config.qkv_width())?,
+            attention: act(ActKind::Hidden, rows, config.n_heads * head_dim)?,
+            delta: act(ActKind::Between, rows, hidden)?,
+            gate_up: act(ActKind::Between, rows, 2 * intermediate)?,
+            activated: act(ActKind::Hidden, rows, intermediate)?,
+            last: act(ActKind::Hidden, wanted, hidden)?,
+            logits: act(ActKind::Logits, wanted, vocab)?,
+        })
     }
 }
 

@@ -5,11 +5,11 @@
 use super::names::{Names, Qkv, names};
 use crate::config::ModelConfig;
 use crate::error::LoadError;
-use crate::ops::Ops;
+use crate::ops::{Footprint, Pack};
 use crate::weights::{LinearSource, LinearWeight, WeightSource};
 
 /// Everything the forward pass multiplies with.
-pub struct Weights<O: Ops> {
+pub struct Weights<O: Pack> {
     pub embedding: O::Embedding,
     pub layers: Vec<Layer<O>>,
     pub final_norm: O::Norm,
@@ -17,7 +17,7 @@ pub struct Weights<O: Ops> {
 }
 
 /// One block of the decoder.
-pub struct Layer<O: Ops> {
+pub struct Layer<O: Pack> {
     pub input_norm: O::Norm,
     /// `[hidden, (n_heads + 2 n_kv_heads) * head_dim]`
     pub qkv: O::Linear,
@@ -29,7 +29,7 @@ pub struct Layer<O: Ops> {
 }
 
 /// Packs all layers of `source`. `progress` hears (layers done, layers in all).
-pub fn load<O: Ops>(
+pub fn load<O: Pack>(
     ops: &mut O,
     config: &ModelConfig,
     source: &dyn WeightSource,
@@ -47,14 +47,25 @@ pub fn load<O: Ops>(
     Ok(Weights { embedding, layers, final_norm, lm_head })
 }
 
-struct Loader<'a, O: Ops> {
+/// Bytes that the weights of `source` will take where `sizes` counts for; reads no weight. Fails as loading would for
+/// tensors that are missing or of another shape or type.
+pub fn weight_bytes<S: Footprint>(
+    sizes: &mut S,
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<usize, LoadError> {
+    load(sizes, config, source, &mut |_, _| ())?;
+    Ok(sizes.bytes())
+}
+
+struct Loader<'a, O: Pack> {
     ops: &'a mut O,
     config: &'a ModelConfig,
     source: &'a dyn WeightSource,
     names: &'static Names,
 }
 
-impl<O: Ops> Loader<'_, O> {
+impl<O: Pack> Loader<'_, O> {
     fn layer(&mut self, index: usize) -> Result<Layer<O>, LoadError> {
         let names = self.names;
         let ModelConfig { hidden, intermediate, n_heads, n_kv_heads, head_dim, .. } = *self.config;

@@ -50,20 +50,15 @@ pub enum ActKind {
     Logits,
 }
 
-/// What a device must be able to do for the decoder. Matrices are row-major `[rows, cols]`.
-pub trait Ops {
-    /// Bytes of one stored K or V element.
-    const KV_ELEMENT_BYTES: usize = size_of::<f32>();
-
-    /// Activations with room for a fixed number of rows; `set_rows` picks how many count.
-    type Act;
+/// How a device keeps weights. Whoever only counts their bytes implements this alone (`CpuSizes`), and sees what
+/// a device would see.
+pub trait Pack {
     /// A packed linear layer `[K, N]` with optional bias.
     type Linear;
     /// A norm weight `[hidden]`.
     type Norm;
     /// The embedding matrix `[vocab, hidden]`.
     type Embedding;
-    type Kv;
 
     /// Packs layers that share their input, joined along N in the order given (q, k, v; gate, up).
     fn load_linear(&mut self, parts: &[LinearSource]) -> Result<Self::Linear, LoadError>;
@@ -73,9 +68,29 @@ pub trait Ops {
     }
     fn load_norm(&mut self, weight: &Tensor) -> Result<Self::Norm, LoadError>;
     fn load_embedding(&mut self, weight: &Tensor) -> Result<Self::Embedding, LoadError>;
+}
+
+/// Counts what a device's weights take in memory, from names and shapes alone.
+pub trait Footprint: Pack {
+    /// Of all that was loaded into it.
+    fn bytes(&self) -> usize;
+}
+
+/// Where a device keeps what steps write to.
+pub trait Allocate {
+    /// Bytes of one stored K or V element.
+    const KV_ELEMENT_BYTES: usize = size_of::<f32>();
+
+    /// Activations with room for a fixed number of rows; `set_rows` picks how many count.
+    type Act;
+    type Kv;
+
     fn new_act(&mut self, kind: ActKind, max_rows: usize, cols: usize) -> Result<Self::Act, LoadError>;
     fn new_kv(&mut self, shape: KvShape) -> Result<Self::Kv, LoadError>;
+}
 
+/// What a device must be able to do for the decoder. Matrices are row-major `[rows, cols]`.
+pub trait Ops: Pack + Allocate {
     /// Makes `act` a `[rows, cols]` matrix; contents are then unspecified.
     fn set_rows(&self, act: &mut Self::Act, rows: usize);
     /// Prepares what all layers of a step share: angles of the rotary embedding, block tables.

@@ -89,7 +89,7 @@ pub(super) fn plan_reply(plan: &MemoryPlan, info: &ShardInfo) -> proto::PlanRepl
         max_batch_total_tokens: plan.max_batch_total_tokens as u64,
         weight_bytes: info.weight_bytes as u64,
         kv_bytes: plan.kv_bytes as u64,
-        workspace_bytes: plan.workspace_bytes as u64,
+        workspace_bytes: (plan.workspace_bytes + plan.graph_bytes) as u64,
     }
 }
 

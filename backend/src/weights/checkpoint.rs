@@ -28,7 +28,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens model.safetensors, or the shards that model.safetensors.index.json names, or every
-    /// *.safetensors of `dir`, and asks the kernel to start reading them.
+    /// *.safetensors of `dir`.
     ///
     /// # Errors
     /// No such folder or weights, a header that disagrees with its file, a missing shard, an index
@@ -70,6 +70,11 @@ impl Checkpoint {
     /// Whether the checkpoint has a tensor called `name`, of any type.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// Asks the kernel to start reading all files.
+    pub fn read_ahead(&self) {
+        self.files.iter().for_each(|(_, map)| map.read_ahead());
     }
 
     /// Bytes of all tensors together.

@@ -20,7 +20,7 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps `path`, a regular file, and asks the kernel to start reading it.
+    /// Maps `path`, a regular file.
     pub fn open(path: &Path) -> Result<MappedFile, LoadError> {
         let io = |source| LoadError::Io { path: path.to_path_buf(), source };
         // Before opening, which would wait for a writer if this is a pipe.
@@ -33,9 +33,13 @@ impl MappedFile {
         // supposed to change the file meanwhile (see above); readers check numbers, not trust them,
         // so changed bytes can make wrong results but no wrong memory access.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        // A hint: where it fails, pages are read when they are touched.
-        let _ = map.advise(Advice::WillNeed);
         Ok(MappedFile { map })
+    }
+
+    /// Asks the kernel to start reading the file.
+    pub fn read_ahead(&self) {
+        // A hint: where it fails, pages are read when they are touched.
+        let _ = self.map.advise(Advice::WillNeed);
     }
 }
 

@@ -25,6 +25,8 @@ use crate::error::LoadError;
 
 /// Where `model::load` finds tensors by name.
 pub trait WeightSource {
+    /// Tells that all weights will be read soon.
+    fn read_ahead(&self) {}
     /// The float tensor `name`, which must have exactly this shape.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError>;
     /// The linear layer whose tensors start with `prefix`, stored as `quantization` says.
@@ -38,6 +40,10 @@ pub trait WeightSource {
 }
 
 impl WeightSource for Checkpoint {
+    fn read_ahead(&self) {
+        Checkpoint::read_ahead(self);
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         Checkpoint::tensor(self, name, shape)
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
+use text_generation_limits::ModelFacts;
 
 use super::compute_type::{self, NVIDIA_DEVICES};
 use crate::api::keys::ApiKeys;
@@ -68,7 +69,7 @@ pub async fn start(
     let text = load_text(args.clone());
     let shard = async { Ok(connector.connect().await?) };
     let ((tokenizer, template), connection) = tokio::try_join!(text, shard)?;
-    let wanted = args.limits().wanted(connection.info())?;
+    let wanted = args.limits().wanted(model_facts(connection.info()))?;
     tracing::info!("Warming up model");
     let (source, mut shard) = connector.plan(connection, wanted).await?;
     let limits = args.limits().resolve(shard.limits)?;
@@ -124,6 +125,10 @@ async fn load_text(args: Args) -> anyhow::Result<(Arc<Tokenizer>, Option<ChatTem
     })
     .await
     .context("reading the tokenizer")?
+}
+
+fn model_facts(shard: &ShardInfo) -> ModelFacts {
+    ModelFacts { max_positions: shard.max_positions, on_cpu: shard.device_type == "cpu" }
 }
 
 fn info(args: &Args, limits: Limits, shard: &ShardInfo) -> Info {

@@ -191,8 +191,7 @@ impl ShardConnection {
     async fn plan(self, limits: Limits) -> Result<PlannedShard<GrpcLink>, ShardError> {
         let Self { mut client, info, pid } = self;
         let request = proto::PlanRequest {
-            // A step may hold a full budget of prompt tokens beside a decode of every other sequence.
-            max_step_tokens: limits.max_batch_prefill_tokens.saturating_add(limits.max_batch_size),
+            max_step_tokens: limits.max_step_tokens(),
             max_step_rows: limits.max_batch_size,
             max_batch_total_tokens: limits.max_batch_total_tokens,
             max_total_tokens: limits.max_total_tokens,

@@ -1,28 +1,23 @@
-//! What `plan` fixes: sizes, device memory, the activations, the KV cache, and the captured graphs. Measured
-//! first with the code that allocates, then taken as one block; nothing is allocated on the device later.
+//! What `plan` fixes: device memory, the activations, the KV cache, and the captured graphs. Taken as one block, of
+//! the size that `sizes` has measured; nothing is allocated on the device later.
 
 use std::time::Instant;
 
 use super::buckets::{self, Bucket};
 use super::completion::TransferBytes;
+use super::sizes::{self, Sizes};
 use super::slots::Slots;
 use super::step_batch::StepBatch;
 use crate::cuda::arena::Arena;
 use crate::cuda::driver::CudaError;
-use crate::cuda::ops::{CudaOps, StepRoom};
+use crate::cuda::ops::CudaOps;
 use crate::cuda::step_inputs::{Layout, StepShape, Writer};
 use crate::cuda::sys;
 use crate::error::LoadError;
 use crate::executor::admission::Limits;
 use crate::executor::{Budget, Start};
-use crate::memory_plan::{self, BLOCK_SIZE, KvDefault, MemoryPlan, PlanInputs, mib};
-use crate::model::decoder::{Decoder, Memory, Room};
-use crate::ops::Ops;
-
-/// Sequences whose sampled token has a place, at least; a place is four bytes.
-const MIN_SLOTS: usize = 4096;
-/// Left free for graphs and for what the driver takes by itself.
-pub const RESERVE_BYTES: usize = 512 << 20;
+use crate::memory_plan::{MemoryPlan, mib};
+use crate::model::decoder::{Decoder, Memory};
 
 /// The bit of a count that says that the token is in the prompt.
 const IN_PROMPT: u32 = 1 << 31;
@@ -45,10 +40,11 @@ impl Planned {
         budget: &Budget,
         memory_fraction: f64,
     ) -> Result<Planned, LoadError> {
-        let room = Sizes::new(decoder, budget);
-        let mut plan = room.plan(decoder, budget, memory_fraction)?;
+        let config = decoder.config().clone();
+        let available = decoder.ops().gpu.available(memory_fraction)?;
+        let (room, mut plan) = sizes::plan(&mut decoder.ops_mut().places, &config, budget, available)?;
         let started = Instant::now();
-        let memory = room.allocate(decoder, plan.n_blocks, plan.kv_bytes + plan.workspace_bytes)?;
+        let memory = allocate(decoder, &room, &plan)?;
         let mut planned = Planned {
             buckets: vec![],
             memory,
@@ -69,7 +65,7 @@ impl Planned {
         let before = decoder.ops().gpu.memory()?.0;
         planned.capture(decoder, budget.max_step_rows)?;
         let (free, total) = decoder.ops().gpu.memory()?;
-        plan.workspace_bytes += before.saturating_sub(free);
+        plan.graph_bytes = before.saturating_sub(free);
         planned.plan = plan;
         tracing::info!(
             "GPU memory: {} of {} in use; {} decode graphs captured in {:.2?}",
@@ -89,7 +85,7 @@ impl Planned {
             decode_spans: batch.n_decode(),
             logits_rows: batch.outputs.len(),
             table_stride: self.table_stride,
-            plan_ints: plan_ints(ops, batch.n_decode(), self.limits.max_total_tokens),
+            plan_ints: ops.places.plan_ints(batch.n_decode(), self.limits.max_total_tokens),
         }
     }
 
@@ -117,8 +113,8 @@ impl Planned {
         // Largest first: what the driver takes for them then serves the others too.
         for rows in buckets::sizes(max_rows).into_iter().rev() {
             let ops = decoder.ops();
-            let layout =
-                Layout::new(decode_shape(ops, rows, self.table_stride, self.limits.max_total_tokens));
+            let longest = self.limits.max_total_tokens;
+            let layout = Layout::new(sizes::decode_shape(&ops.places, rows, self.table_stride, longest));
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut host);
             let offset = bytes.as_ptr().align_offset(32);
             let bytes = &mut bytes[offset..][..layout.bytes];
@@ -135,117 +131,21 @@ impl Planned {
     }
 }
 
-fn plan_ints(ops: &CudaOps, spans: usize, max_tokens: usize) -> usize {
-    match spans {
-        0 => 0,
-        // SAFETY: both structs are readable.
-        n => unsafe {
-            sys::quern_decode_plan_ints(&ops.gpu.device, &ops.decode_shape(n, max_tokens)).max(0) as usize
-        },
+/// Takes the plan's memory as one block and gives it out, all zeros.
+fn allocate(
+    decoder: &mut Decoder<CudaOps>,
+    room: &Sizes,
+    plan: &MemoryPlan,
+) -> Result<Memory<CudaOps>, LoadError> {
+    let config = decoder.config().clone();
+    let ops = decoder.ops_mut();
+    ops.places.arena = Arena::new("the KV cache and the workspace", sizes::block_bytes(plan))?;
+    if let Some((address, bytes)) = ops.places.arena.block() {
+        // SAFETY: the block was just allocated.
+        unsafe { ops.gpu.zero(address, bytes) }?;
     }
-}
-
-fn decode_shape(ops: &CudaOps, rows: usize, table_stride: usize, max_tokens: usize) -> StepShape {
-    StepShape {
-        rows,
-        spans: rows,
-        decode_spans: rows,
-        logits_rows: rows,
-        table_stride,
-        plan_ints: plan_ints(ops, rows, max_tokens),
-    }
-}
-
-/// Sizes that follow from the budget.
-struct Sizes {
-    step: StepRoom,
-    table_stride: usize,
-}
-
-impl Sizes {
-    fn new(decoder: &mut Decoder<CudaOps>, budget: &Budget) -> Sizes {
-        let table_stride = budget.max_total_tokens.div_ceil(BLOCK_SIZE);
-        let (max_rows, max_spans) = (budget.max_step_tokens, budget.max_step_rows);
-        let largest = StepShape {
-            rows: max_rows.max(max_spans),
-            ..decode_shape(decoder.ops(), max_spans, table_stride, budget.max_total_tokens)
-        };
-        Sizes {
-            step: StepRoom {
-                max_rows: max_rows.max(max_spans),
-                max_spans,
-                max_logits_rows: max_spans,
-                max_tokens: budget.max_total_tokens,
-                count_slots: max_spans,
-                slots: MIN_SLOTS.max(4 * max_spans),
-                input_bytes: Layout::new(largest).bytes,
-            },
-            table_stride,
-        }
-    }
-
-    fn room(&self, n_blocks: usize) -> Room {
-        Room {
-            n_blocks,
-            block_size: BLOCK_SIZE,
-            max_rows: self.step.max_rows,
-            max_logits_rows: self.step.max_logits_rows,
-        }
-    }
-
-    fn plan(
-        &self,
-        decoder: &mut Decoder<CudaOps>,
-        budget: &Budget,
-        memory_fraction: f64,
-    ) -> Result<MemoryPlan, LoadError> {
-        // A zero in the budget is the plan's to refuse.
-        let workspace_bytes = match budget.max_step_rows == 0 || budget.max_total_tokens == 0 {
-            true => Some(0),
-            false => Some(self.measure(decoder)?),
-        };
-        let available = decoder.ops().gpu.available(memory_fraction)?;
-        let inputs = PlanInputs {
-            max_step_tokens: budget.max_step_tokens,
-            max_step_rows: budget.max_step_rows,
-            max_batch_total_tokens: budget.max_batch_total_tokens,
-            max_total_tokens: budget.max_total_tokens,
-            available_bytes: available.saturating_sub(RESERVE_BYTES),
-            kv_element_bytes: CudaOps::KV_ELEMENT_BYTES,
-            workspace_bytes,
-            kv_default: KvDefault::All,
-        };
-        memory_plan::plan(decoder.config(), &inputs)
-    }
-
-    /// Bytes beside the KV cache.
-    fn measure(&self, decoder: &mut Decoder<CudaOps>) -> Result<usize, LoadError> {
-        decoder.ops_mut().arena = Arena::measuring();
-        let config = decoder.config().clone();
-        decoder.allocate(&self.room(0))?;
-        decoder.ops_mut().allocate(&self.step, &config)?;
-        let used = decoder.ops().arena.used();
-        decoder.ops_mut().free();
-        Ok(used)
-    }
-
-    /// Takes `bytes` as one block and gives it out, all zeros.
-    fn allocate(
-        &self,
-        decoder: &mut Decoder<CudaOps>,
-        n_blocks: usize,
-        bytes: usize,
-    ) -> Result<Memory<CudaOps>, LoadError> {
-        let config = decoder.config().clone();
-        let ops = decoder.ops_mut();
-        // The cache's size need not be a multiple of the arena's alignment.
-        ops.arena = Arena::new("the KV cache and the workspace", bytes + crate::cuda::arena::ALIGNMENT)?;
-        if let Some((address, bytes)) = ops.arena.block() {
-            // SAFETY: the block was just allocated.
-            unsafe { ops.gpu.zero(address, bytes) }?;
-        }
-        let memory = decoder.allocate(&self.room(n_blocks))?;
-        decoder.ops_mut().allocate(&self.step, &config)?;
-        Ok(memory)
-    }
+    let memory = decoder.allocate(&room.room(plan.n_blocks))?;
+    let step = decoder.ops_mut().places.step_memory(&room.step, &config)?;
+    decoder.ops_mut().set_memory(step);
+    Ok(memory)
 }

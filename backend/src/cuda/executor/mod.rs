@@ -8,6 +8,7 @@
 mod buckets;
 mod completion;
 mod memory;
+pub mod sizes;
 mod slots;
 mod step_batch;
 
@@ -24,7 +25,6 @@ use crate::memory_plan::MemoryPlan;
 use crate::model::decoder::Decoder;
 use completion::{Completion, Finished, Transfer};
 use memory::Planned;
-pub use memory::RESERVE_BYTES;
 use step_batch::StepBatch;
 
 /// A model on a GPU, its memory and its sequences.

@@ -8,17 +8,6 @@ use crate::cuda::sys;
 use crate::ops::AttentionShape;
 
 impl CudaOps {
-    /// Sizes of decode attention for a number of sequences.
-    pub fn decode_shape(&self, n_spans: usize, max_tokens: usize) -> sys::QuernDecodeShape {
-        sys::QuernDecodeShape {
-            n_spans: n_spans as i32,
-            max_tokens: max_tokens as i32,
-            n_heads: self.n_heads as i32,
-            n_kv_heads: self.n_kv_heads as i32,
-            head_dim: self.head_dim as i32,
-        }
-    }
-
     /// How decode attention shares out the work of sequences at `positions`; `plan` has room for
     /// `quern_decode_plan_ints`.
     pub fn plan_decode(
@@ -27,7 +16,7 @@ impl CudaOps {
         max_tokens: usize,
         plan: &mut [i32],
     ) -> Result<(), CudaError> {
-        let shape = self.decode_shape(positions.len(), max_tokens);
+        let shape = self.places.decode_shape(positions.len(), max_tokens);
         // SAFETY: one position a span, and as many integers as that function says.
         let items = unsafe {
             sys::quern_decode_plan(&self.gpu.device, &shape, positions.as_ptr(), plan.as_mut_ptr())
@@ -80,7 +69,7 @@ impl CudaOps {
     pub(super) fn decode_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
         let (memory, layout) = (self.memory()?, self.layout()?);
         // Counters end where the largest bucket's do: what lies behind them is never taken for counters.
-        let counters = counter_bytes(layout.shape.decode_spans, self.n_kv_heads);
+        let counters = counter_bytes(layout.shape.decode_spans, self.places.n_kv_heads);
         let workspace = memory.attention_workspace + (memory.attention_counters - counters) as u64;
         let plan = pointer(memory.inputs + layout.plan as u64).cast();
         // SAFETY: the arrays hold this step's sizes, the cache all of its blocks, the workspace the largest bucket.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{CudaAct, CudaOps, Element, pointer};
 use crate::cuda::arena::Arena;
-use crate::cuda::driver::{CudaError, Gpu, check};
+use crate::cuda::driver::{CudaError, check};
 use crate::cuda::sys;
 use crate::error::LoadError;
 
@@ -33,15 +33,15 @@ pub(super) struct Workspaces {
 }
 
 impl Workspaces {
-    pub fn allocate(&mut self, gpu: &Gpu, arena: &mut Arena) -> Result<(), LoadError> {
+    pub fn allocate(&mut self, device: &sys::QuernDevice, arena: &mut Arena) -> Result<(), LoadError> {
         for &(k, n) in &self.shapes {
             // SAFETY: the device is readable.
-            let bytes = unsafe { sys::quern_int4_linear_decode_workspace(&gpu.device, k, n) };
+            let bytes = unsafe { sys::quern_int4_linear_decode_workspace(device, k, n) };
             let address = if bytes == 0 { 0 } else { arena.take("int4 products", bytes as usize)? };
             self.decode.insert((k, n), address);
         }
         // SAFETY: the device is readable.
-        let bytes = unsafe { sys::quern_int4_linear_prefill_workspace(&gpu.device) };
+        let bytes = unsafe { sys::quern_int4_linear_prefill_workspace(device) };
         self.prefill = arena.take("int4 products", bytes as usize)?;
         Ok(())
     }
@@ -84,8 +84,8 @@ impl CudaOps {
     ) -> Result<(), CudaError> {
         let decodes = x.rows <= DECODE_ROWS;
         let workspace = match decodes {
-            true => self.workspaces.decode.get(&(weight.k, weight.n)).copied().unwrap_or(0),
-            false => self.workspaces.prefill,
+            true => self.places.workspaces.decode.get(&(weight.k, weight.n)).copied().unwrap_or(0),
+            false => self.places.workspaces.prefill,
         };
         let args = sys::QuernLinear {
             weight: *weight,

@@ -1,17 +1,13 @@
 //! Weights on their way to the GPU: copied through page-locked memory, or made up there, then packed into the
 //! int4 layout by a kernel. One copy of every weight stays on the device; what it was made of does not.
 
-use std::collections::HashMap;
-
 use half::f16;
 
 use super::{CudaLinear, CudaOps, F16, Raw, pointer};
-use crate::config::{ModelConfig, Quantization};
 use crate::cuda::arena::rounded;
 use crate::cuda::driver::{CudaError, Gpu, PinnedMemory, check, named};
 use crate::cuda::sys;
 use crate::error::LoadError;
-use crate::memory_plan::layer_matrices;
 use crate::weights::{DType, Fill, LinearSource, LinearWeight, Tensor, awq};
 use cudarc::driver::CudaEvent;
 
@@ -24,8 +20,6 @@ pub(super) struct Loader {
     turn: usize,
     /// AutoAWQ tensors of one layer.
     raw: Option<Raw>,
-    /// Float tensors by name: a tied head shares the embedding.
-    plain: HashMap<String, u64>,
 }
 
 struct Buffer {
@@ -37,7 +31,7 @@ struct Buffer {
 impl Loader {
     pub fn new() -> Result<Loader, LoadError> {
         let buffer = || Ok::<_, LoadError>(Buffer { memory: PinnedMemory::new(CHUNK_BYTES)?, copied: None });
-        Ok(Loader { buffers: [buffer()?, buffer()?], turn: 0, raw: None, plain: HashMap::new() })
+        Ok(Loader { buffers: [buffer()?, buffer()?], turn: 0, raw: None })
     }
 
     /// Copies bytes to the device through page-locked memory.
@@ -95,39 +89,6 @@ fn make_up(gpu: &Gpu, fill: Fill, (to, bytes): (u64, usize)) -> Result<(), CudaE
     check("fill", unsafe { sys::quern_fill(&gpu.device, &args, gpu.stream_pointer()) })
 }
 
-/// Bytes of all packed weights of a model.
-///
-/// # Errors
-/// A shape that the int4 kernels do not have.
-pub fn packed_weight_bytes(config: &ModelConfig) -> Result<usize, LoadError> {
-    let Quantization::Awq { group_size, .. } = config.quantization else {
-        return Err(LoadError::Unsupported(
-            "plain float16 layers have no CUDA kernels; use an AWQ checkpoint, or --device cpu".to_owned(),
-        ));
-    };
-    let mut layer = 0;
-    for (k, n) in layer_matrices(config) {
-        // A bias beside each matrix, though few have one.
-        layer += rounded(int4_bytes(k, n, group_size)?) + rounded(n * F16);
-    }
-    let norm = rounded(config.hidden * F16);
-    let table = rounded(config.vocab * config.hidden * F16);
-    let tables = if config.tied { 1 } else { 2 };
-    Ok(config.n_layers * (layer + 2 * norm) + norm + tables * table)
-}
-
-fn int4_bytes(k: usize, n: usize, group_size: usize) -> Result<usize, LoadError> {
-    let int = |x: usize| i32::try_from(x).unwrap_or(0);
-    // SAFETY: a function of numbers.
-    match unsafe { sys::quern_int4_bytes(int(k), int(n), int(group_size)) } {
-        0 => Err(LoadError::Unsupported(format!(
-            "a layer of {k} x {n} in groups of {group_size} has no CUDA kernel: input features must be whole groups of \
-             32, 64 or 128, output features a multiple of 8; use --device cpu"
-        ))),
-        bytes => Ok(bytes as usize),
-    }
-}
-
 impl CudaOps {
     fn loader(&mut self) -> Result<(&Gpu, &mut Loader), LoadError> {
         match &mut self.loader {
@@ -138,15 +99,12 @@ impl CudaOps {
 
     /// A float tensor as float16, once for each name.
     pub(super) fn load_half(&mut self, tensor: &Tensor) -> Result<u64, LoadError> {
-        if let Some(&address) = self.loader()?.1.plain.get(&tensor.name) {
-            return Ok(address);
+        let half = self.places.half(tensor)?;
+        if half.is_new {
+            let (gpu, loader) = self.loader()?;
+            loader.write(gpu, tensor, half.address)?;
         }
-        let elements: usize = tensor.shape.iter().product();
-        let address = self.weights.take("weights", elements * F16)?;
-        let (gpu, loader) = self.loader()?;
-        loader.write(gpu, tensor, address)?;
-        loader.plain.insert(tensor.name.clone(), address);
-        Ok(address)
+        Ok(half.address)
     }
 
     /// Packs parts that share their input; `pairs`: gate and up, for the joined SiLU.
@@ -155,36 +113,17 @@ impl CudaOps {
         parts: &[LinearSource],
         pairs: bool,
     ) -> Result<CudaLinear, LoadError> {
-        if let [
-            LinearSource {
-                weight: LinearWeight::Plain(weight), in_features, out_features, bias: None, ..
-            },
-        ] = parts
-        {
-            let address = self.load_half(weight)?;
-            return Ok(CudaLinear::Head { address, k: *in_features, n: *out_features });
+        if let [LinearSource { weight: LinearWeight::Plain(weight), bias: None, .. }] = parts {
+            self.load_half(weight)?;
+            return self.places.linear(parts, pairs);
         }
-        let tensors = parts.iter().map(awq_tensors).collect::<Result<Vec<_>, _>>()?;
-        let group = tensors.first().map_or(0, |part| part.group_size);
-        if tensors.iter().any(|part| part.group_size != group) || parts.len() > sys::QUERN_MAX_PARTS as usize
-        {
-            let names: Vec<&str> = parts.iter().map(|part| &*part.name).collect();
-            return Err(LoadError::Unsupported(format!(
-                "layers {names:?} cannot be joined; use --device cpu"
-            )));
+        let linear = self.places.linear(parts, pairs)?;
+        if let CudaLinear::Int4 { weight, bias } = &linear {
+            let tensors = parts.iter().map(awq_tensors).collect::<Result<Vec<_>, _>>()?;
+            self.pack(&tensors, weight)?;
+            self.load_bias(parts, *bias)?;
         }
-        let (k, n) = (parts[0].in_features, parts.iter().map(|part| part.out_features).sum::<usize>());
-        let tiles = self.weights.take("weights", int4_bytes(k, n, group)?)?;
-        let packed = sys::QuernInt4 {
-            tiles: pointer(tiles),
-            k: k as i32,
-            n: n as i32,
-            group: group as i32,
-            pair_stride: if pairs { n as i32 / 2 } else { 0 },
-        };
-        self.pack(&tensors, &packed)?;
-        self.workspaces.note(packed.k, packed.n);
-        Ok(CudaLinear::Int4 { weight: packed, bias: self.load_bias(parts, n)? })
+        Ok(linear)
     }
 
     fn pack(&mut self, parts: &[AwqTensors], packed: &sys::QuernInt4) -> Result<(), LoadError> {
@@ -210,14 +149,14 @@ impl CudaOps {
         Ok(check("awq_repack", unsafe { sys::quern_awq_repack(&source, packed, gpu.stream_pointer()) })?)
     }
 
-    /// The parts' biases side by side, zeros where a part has none; 0 where none has.
-    fn load_bias(&mut self, parts: &[LinearSource], n: usize) -> Result<u64, LoadError> {
-        if parts.iter().all(|part| part.bias.is_none()) {
-            return Ok(0);
+    /// The parts' biases side by side at `address`, zeros where a part has none; nothing at 0.
+    fn load_bias(&mut self, parts: &[LinearSource], address: u64) -> Result<(), LoadError> {
+        if address == 0 {
+            return Ok(());
         }
-        let address = self.weights.take("weights", n * F16)?;
+        let n: usize = parts.iter().map(|part| part.out_features).sum();
         let (gpu, loader) = self.loader()?;
-        // SAFETY: the range was just taken.
+        // SAFETY: the range was taken for this bias.
         unsafe { gpu.zero(address, n * F16) }?;
         let mut at = address;
         for part in parts {
@@ -226,7 +165,7 @@ impl CudaOps {
             }
             at += (part.out_features * F16) as u64;
         }
-        Ok(address)
+        Ok(())
     }
 }
 
@@ -236,7 +175,6 @@ struct AwqTensors<'a> {
     qzeros: &'a Tensor,
     scales: &'a Tensor,
     n: usize,
-    group_size: usize,
 }
 
 impl AwqTensors<'_> {
@@ -247,16 +185,12 @@ impl AwqTensors<'_> {
 
 fn awq_tensors(part: &LinearSource) -> Result<AwqTensors<'_>, LoadError> {
     match &part.weight {
-        LinearWeight::Awq { qweight, qzeros, scales, group_size } => {
+        LinearWeight::Awq { qweight, qzeros, scales, .. } => {
             if scales.data.fill().is_none() {
                 awq::check_scales(scales)?;
             }
-            Ok(AwqTensors { qweight, qzeros, scales, n: part.out_features, group_size: *group_size })
+            Ok(AwqTensors { qweight, qzeros, scales, n: part.out_features })
         }
-        LinearWeight::Plain(_) => Err(LoadError::Unsupported(format!(
-            "layer `{}` is stored plain, for which there is no CUDA kernel; use a fully quantized AWQ checkpoint, or \
-             --device cpu",
-            part.name
-        ))),
+        LinearWeight::Plain(_) => Err(LoadError::Unsupported(format!("layer `{}` is not AWQ", part.name))),
     }
 }

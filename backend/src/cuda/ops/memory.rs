@@ -2,8 +2,9 @@
 //! by the executor's plan from the arena; used by every operation of `CudaOps`. Nothing is allocated later.
 
 use super::attention::counter_bytes;
-use super::{Arena, CudaOps};
+use super::{CudaOps, Places};
 use crate::config::ModelConfig;
+use crate::cuda::arena::Arena;
 use crate::cuda::driver::CudaError;
 use crate::cuda::step_inputs::{Layout, StepShape};
 use crate::cuda::sys;
@@ -41,18 +42,18 @@ pub struct StepRoom {
     pub input_bytes: usize,
 }
 
-impl CudaOps {
-    /// Takes the memory that steps need beside the decoder's, from `arena`.
-    pub fn allocate(&mut self, room: &StepRoom, config: &ModelConfig) -> Result<(), LoadError> {
+impl Places {
+    /// Takes the memory that steps need beside the decoder's.
+    pub fn step_memory(&mut self, room: &StepRoom, config: &ModelConfig) -> Result<StepMemory, LoadError> {
         let decode = self.decode_shape(room.max_spans, room.max_tokens);
         // SAFETY: both structs are readable.
-        let attention = unsafe { sys::quern_decode_workspace(&self.gpu.device, &decode) };
+        let attention = unsafe { sys::quern_decode_workspace(&self.device, &decode) };
         if attention == 0 {
             return Err(unsupported(config));
         }
         let arena = &mut self.arena;
-        self.workspaces.allocate(&self.gpu, arena)?;
-        self.memory = Some(StepMemory {
+        self.workspaces.allocate(&self.device, arena)?;
+        Ok(StepMemory {
             inputs: arena.take("step inputs", room.input_bytes)?,
             counts: arena.take("token counts", room.count_slots * config.vocab * 4)?,
             last_sampled: arena.take("sampled tokens", room.slots * 4)?,
@@ -62,16 +63,27 @@ impl CudaOps {
             attention_workspace: arena.take("decode attention", attention as usize)?,
             attention_counters: counter_bytes(room.max_spans, config.n_kv_heads),
             max_tokens: room.max_tokens,
-        });
-        Ok(())
+        })
     }
 
-    /// Forgets what `allocate` and `new_act` gave out, and gives it back.
+    /// Forgets what `step_memory` and `new_act` gave out, and gives it back.
+    pub fn free(&mut self) {
+        self.workspaces.clear();
+        self.arena = Arena::measuring();
+    }
+}
+
+impl CudaOps {
+    /// From now on steps use `memory`.
+    pub fn set_memory(&mut self, memory: StepMemory) {
+        self.memory = Some(memory);
+    }
+
+    /// Forgets all memory of steps, and gives it back.
     pub fn free(&mut self) {
         self.memory = None;
         self.layout = None;
-        self.workspaces.clear();
-        self.arena = Arena::measuring();
+        self.places.free();
     }
 
     pub fn memory(&self) -> Result<&StepMemory, CudaError> {

@@ -11,23 +11,22 @@ mod attention;
 mod linear;
 mod load;
 mod memory;
+mod places;
 
 use std::borrow::Cow;
 
-use super::arena::Arena;
 use super::driver::{CudaError, DeviceMemory, Gpu, check};
 use super::step_inputs::Layout;
 use super::sys;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{LoadError, StepError};
-use crate::ops::{ActKind, AttentionShape, KvShape, Ops};
+use crate::ops::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::weights::{LinearSource, Tensor};
 pub use linear::CudaLinear;
-use linear::Workspaces;
 use load::Loader;
-pub use load::packed_weight_bytes;
 pub use memory::{StepMemory, StepRoom};
+pub use places::Places;
 
 /// Bytes of a float16.
 pub const F16: usize = 2;
@@ -66,37 +65,25 @@ pub struct CudaKv(sys::QuernKvCache);
 /// The operations; see the module.
 pub struct CudaOps {
     pub gpu: Gpu,
-    weights: Arena,
+    pub places: Places,
     loader: Option<Loader>,
-    /// Where activations and the cache come from.
-    pub arena: Arena,
-    workspaces: Workspaces,
     memory: Option<StepMemory>,
     /// Of the step that is being launched.
     layout: Option<Layout>,
     max_prefill_rows: usize,
-    n_heads: usize,
-    head_dim: usize,
-    n_kv_heads: usize,
     pub vocab: usize,
 }
 
 impl CudaOps {
-    /// Takes the memory that `config`'s weights need.
-    pub fn new(gpu: Gpu, config: &ModelConfig) -> Result<CudaOps, LoadError> {
-        let bytes = packed_weight_bytes(config)?;
+    /// Takes `weight_bytes` of the GPU's memory, as measured for the weights of a model of `config`.
+    pub fn new(gpu: Gpu, config: &ModelConfig, weight_bytes: usize) -> Result<CudaOps, LoadError> {
         Ok(CudaOps {
             loader: Some(Loader::new()?),
-            weights: Arena::new("the weights", bytes)?,
+            places: Places::new(gpu.device, config, weight_bytes)?,
             gpu,
-            arena: Arena::measuring(),
-            workspaces: Workspaces::default(),
             memory: None,
             layout: None,
             max_prefill_rows: 0,
-            n_heads: config.n_heads,
-            head_dim: config.head_dim,
-            n_kv_heads: config.n_kv_heads,
             vocab: config.vocab,
         })
     }
@@ -105,7 +92,7 @@ impl CudaOps {
     pub fn finish_loading(&mut self) -> Result<usize, LoadError> {
         self.gpu.synchronize()?;
         self.loader = None;
-        Ok(self.weights.used())
+        Ok(self.places.weight_bytes())
     }
 
     /// Chooses a token for every row of `logits`, as the step's inputs say.
@@ -133,14 +120,10 @@ fn pointer(address: u64) -> *mut std::ffi::c_void {
     address as *mut std::ffi::c_void
 }
 
-impl Ops for CudaOps {
-    const KV_ELEMENT_BYTES: usize = F16;
-
-    type Act = CudaAct;
+impl Pack for CudaOps {
     type Linear = CudaLinear;
     type Norm = CudaNorm;
     type Embedding = CudaEmbedding;
-    type Kv = CudaKv;
 
     fn load_linear(&mut self, parts: &[LinearSource]) -> Result<CudaLinear, LoadError> {
         self.load_parts(parts, false)
@@ -155,37 +138,27 @@ impl Ops for CudaOps {
     }
 
     fn load_embedding(&mut self, weight: &Tensor) -> Result<CudaEmbedding, LoadError> {
-        let [vocab, hidden] = weight.shape[..] else {
-            let detail = format!("expected shape [vocab, hidden], got {:?}", weight.shape);
-            return Err(LoadError::Tensor { name: weight.name.clone(), detail });
-        };
-        Ok(CudaEmbedding { address: self.load_half(weight)?, vocab, hidden })
+        self.load_half(weight)?;
+        self.places.load_embedding(weight)
     }
+}
+
+impl Allocate for CudaOps {
+    const KV_ELEMENT_BYTES: usize = Places::KV_ELEMENT_BYTES;
+
+    type Act = CudaAct;
+    type Kv = CudaKv;
 
     fn new_act(&mut self, kind: ActKind, max_rows: usize, cols: usize) -> Result<CudaAct, LoadError> {
-        let (element, bytes) = match kind {
-            ActKind::Residual | ActKind::Logits => (Element::F32, 4),
-            ActKind::Hidden => (Element::F16, F16),
-            ActKind::Between => (Element::Nothing, 0),
-        };
-        let bytes = max_rows.checked_mul(cols).and_then(|n| n.checked_mul(bytes)).unwrap_or(usize::MAX);
-        let address = self.arena.take("activations", bytes)?;
-        Ok(CudaAct { address, element, rows: max_rows, cols, max_rows })
+        self.places.new_act(kind, max_rows, cols)
     }
 
     fn new_kv(&mut self, shape: KvShape) -> Result<CudaKv, LoadError> {
-        let (blocks, heads, dim) = (shape.n_blocks as i32, shape.n_kv_heads as i32, shape.head_dim as i32);
-        // SAFETY: a function of numbers.
-        let layer = unsafe { sys::quern_kv_layer_bytes(blocks, heads, dim) };
-        let address = self.arena.take("the KV cache", shape.n_layers * layer as usize)?;
-        Ok(CudaKv(sys::QuernKvCache {
-            data: pointer(address),
-            n_blocks: blocks,
-            n_kv_heads: heads,
-            head_dim: dim,
-        }))
+        self.places.new_kv(shape)
     }
+}
 
+impl Ops for CudaOps {
     fn set_rows(&self, act: &mut CudaAct, rows: usize) {
         act.rows = rows.min(act.max_rows);
     }

@@ -39,6 +39,23 @@ fn group(source: &LinearSource) -> Option<usize> {
     }
 }
 
+/// Quantised neighbours that share a group size are one matrix.
+fn joined(a: &LinearSource, b: &LinearSource) -> bool {
+    group(a).is_some() && group(a) == group(b)
+}
+
+/// Bytes that `CpuLinear::load` allocates for `sources`; plain weights stay where they are mapped.
+pub fn packed_bytes(sources: &[LinearSource]) -> usize {
+    let n = |parts: &[LinearSource]| parts.iter().map(|part| part.out_features).sum::<usize>();
+    let matrix = |parts: &[LinearSource]| match group(&parts[0]) {
+        Some(group) => AwqMatrix::packed_bytes(parts[0].in_features, n(parts), group),
+        None => 0,
+    };
+    let has_bias = sources.iter().any(|source| source.bias.is_some());
+    let bias = if has_bias { n(sources) * size_of::<f32>() } else { 0 };
+    sources.chunk_by(joined).map(matrix).sum::<usize>() + bias
+}
+
 impl CpuLinear {
     pub fn load(cpu: &mut CpuOps, sources: &[LinearSource]) -> Result<Self, LoadError> {
         let Some(first) = sources.first() else {
@@ -50,7 +67,7 @@ impl CpuLinear {
             return Err(LoadError::Tensor { name: other.name.clone(), detail });
         }
         let mut parts = Vec::new();
-        for joined in sources.chunk_by(|a, b| group(a).is_some() && group(a) == group(b)) {
+        for joined in sources.chunk_by(joined) {
             parts.push(match &joined[0].weight {
                 LinearWeight::Awq { group_size, .. } => {
                     let matrix = AwqMatrix::pack(&mut cpu.pool, joined, k, *group_size)?;
@@ -63,6 +80,16 @@ impl CpuLinear {
         }
         let n = parts.iter().map(Part::n).sum();
         Ok(CpuLinear { k, n, parts, bias: join_bias(sources, n)? })
+    }
+
+    /// Bytes of its own; plain weights are mapped.
+    #[cfg(test)]
+    pub fn allocated_bytes(&self) -> usize {
+        let matrix = |part: &Part| match part {
+            Part::Awq(matrix) => matrix.allocated_bytes(),
+            Part::Plain(_) => 0,
+        };
+        self.parts.iter().map(matrix).sum::<usize>() + size_of_val(&*self.bias)
     }
 
     /// `out = x W + b`; `out` and `x` have the same rows.

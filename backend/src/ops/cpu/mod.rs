@@ -20,6 +20,7 @@ mod pool;
 mod rope;
 #[allow(unsafe_code)] // vector instructions
 pub mod simd;
+mod sizes;
 mod step;
 mod stored;
 #[cfg(test)]
@@ -28,8 +29,9 @@ mod tests;
 pub use act::CpuAct;
 pub use kv::CpuKv;
 pub use linear::CpuLinear;
+pub use sizes::CpuSizes;
 
-use super::{ActKind, AttentionShape, KvShape, Ops};
+use super::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
 use crate::weights::{DType, LinearSource, Tensor};
@@ -129,12 +131,10 @@ fn each_row(pool: &mut Pool, act: &mut CpuAct, task: impl Fn(usize, &mut [f32]) 
     });
 }
 
-impl Ops for CpuOps {
-    type Act = CpuAct;
+impl Pack for CpuOps {
     type Linear = CpuLinear;
     type Norm = CpuNorm;
     type Embedding = CpuEmbedding;
-    type Kv = CpuKv;
 
     fn load_linear(&mut self, parts: &[LinearSource]) -> Result<CpuLinear, LoadError> {
         CpuLinear::load(self, parts)
@@ -156,6 +156,11 @@ impl Ops for CpuOps {
             }
         }
     }
+}
+
+impl Allocate for CpuOps {
+    type Act = CpuAct;
+    type Kv = CpuKv;
 
     fn new_act(&mut self, _: ActKind, max_rows: usize, cols: usize) -> Result<CpuAct, LoadError> {
         self.reserve_fixed(max_rows, 0)?;
@@ -165,7 +170,9 @@ impl Ops for CpuOps {
     fn new_kv(&mut self, shape: KvShape) -> Result<CpuKv, LoadError> {
         CpuKv::new(shape)
     }
+}
 
+impl Ops for CpuOps {
     fn set_rows(&self, act: &mut CpuAct, rows: usize) {
         act.set_rows(rows);
     }

@@ -6,11 +6,12 @@ mod awq;
 mod elementwise;
 mod plain;
 mod pool;
+mod sizes;
 
 use super::simd::Level;
 use super::{CpuAct, CpuOps};
 use crate::ops::ActKind;
-use crate::ops::Ops;
+use crate::ops::{Allocate, Ops, Pack};
 use crate::weights::{DType, Tensor};
 use std::sync::Arc;
 

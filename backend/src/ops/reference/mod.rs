@@ -5,6 +5,7 @@
 mod attention;
 mod linear;
 mod matrix;
+mod sizes;
 
 #[cfg(test)]
 mod tests;
@@ -15,8 +16,9 @@ pub use attention::PagedKv;
 use attention::Rotations;
 pub use linear::Linear;
 pub use matrix::Matrix;
+pub use sizes::ReferenceSizes;
 
-use super::{ActKind, AttentionShape, KvShape, Ops};
+use super::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, Tensor};
@@ -30,12 +32,10 @@ pub struct ReferenceOps {
     scores: Vec<f32>,
 }
 
-impl Ops for ReferenceOps {
-    type Act = Matrix;
+impl Pack for ReferenceOps {
     type Linear = Linear;
     type Norm = Vec<f32>;
     type Embedding = Matrix;
-    type Kv = PagedKv;
 
     fn load_linear(&mut self, parts: &[LinearSource]) -> Result<Linear, LoadError> {
         Linear::join(parts)
@@ -54,6 +54,11 @@ impl Ops for ReferenceOps {
             }),
         }
     }
+}
+
+impl Allocate for ReferenceOps {
+    type Act = Matrix;
+    type Kv = PagedKv;
 
     fn new_act(&mut self, _: ActKind, max_rows: usize, cols: usize) -> Result<Matrix, LoadError> {
         Matrix::zeros(max_rows, cols)
@@ -63,7 +68,9 @@ impl Ops for ReferenceOps {
         self.scores = matrix::zeroed("attention scores", shape.n_blocks.saturating_mul(shape.block_size))?;
         PagedKv::new(shape)
     }
+}
 
+impl Ops for ReferenceOps {
     fn set_rows(&self, act: &mut Matrix, rows: usize) {
         act.set_rows(rows);
     }

@@ -79,6 +79,18 @@ impl AwqMatrix {
         Ok(AwqMatrix { k, n, group, lines, scales, zeros })
     }
 
+    /// Bytes of the three arrays of a `[k, n]` matrix.
+    pub fn packed_bytes(k: usize, n: usize, group: usize) -> usize {
+        let groups = k / group.max(1) * (size_of::<[[u8; 32]; 2]>() + size_of::<[[u8; 16]; 2]>());
+        n.div_ceil(TILE) * (k / 4 * size_of::<Line>() + groups)
+    }
+
+    /// Bytes that it has allocated.
+    #[cfg(test)]
+    pub fn allocated_bytes(&self) -> usize {
+        size_of_val(&*self.lines) + size_of_val(&*self.scales) + size_of_val(&*self.zeros)
+    }
+
     pub fn n_tiles(&self) -> usize {
         self.n.div_ceil(TILE)
     }

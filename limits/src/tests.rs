@@ -2,21 +2,8 @@
 
 use super::*;
 
-fn info(max_positions: u32, device_type: &str) -> ShardInfo {
-    ShardInfo {
-        architecture: "LlamaForCausalLM".into(),
-        dtype: "float32".into(),
-        quantize: String::new(),
-        device_type: device_type.into(),
-        vocab_size: 100,
-        max_positions,
-        block_size: 16,
-        n_blocks: 0,
-        kv_bytes_per_token: 1,
-        max_steps_in_flight: 1,
-        ntk_seq_length: 0,
-        scores: true,
-    }
+fn info(max_positions: u32, device_type: &str) -> ModelFacts {
+    ModelFacts { max_positions, on_cpu: device_type == "cpu" }
 }
 
 fn flags(edit: impl FnOnce(&mut LimitFlags)) -> LimitFlags {
@@ -29,7 +16,7 @@ fn flags(edit: impl FnOnce(&mut LimitFlags)) -> LimitFlags {
 fn serve(flags: LimitFlags, kv: u64) -> Result<(u32, u32, u32), String> {
     let run = || {
         flags.check()?;
-        let wanted = flags.wanted(&info(8192, "cpu"))?;
+        let wanted = flags.wanted(info(8192, "cpu"))?;
         let kv = if kv == 0 { wanted.max_batch_total_tokens.max(10_000) } else { kv };
         flags.resolve(Limits { max_batch_total_tokens: kv, ..wanted })
     };
@@ -117,7 +104,7 @@ fn contradictions() {
 
 #[test]
 fn off_the_cpu_the_model_decides() {
-    let wanted = flags(|_| {}).wanted(&info(8192, "cuda")).unwrap();
+    let wanted = flags(|_| {}).wanted(info(8192, "cuda")).unwrap();
     assert_eq!(
         (wanted.max_total_tokens, wanted.max_batch_total_tokens, wanted.max_batch_size),
         (8192, 0, 128)

@@ -1,12 +1,40 @@
 //! Token limits: defaults and cross-checks, before and after the shard says what fits. Pure.
 //!
-//! Used by `server` around the shard's `Plan` call. Texts are TGI's where TGI has them.
-
-use crate::request::{Limits, ShardInfo};
+//! Used by the router around the shard's `Plan` call, and by the shard's `plan`, which says beforehand what that call
+//! will come to. Texts are TGI's where TGI has them.
+#![forbid(unsafe_code)]
 
 /// On a CPU a longer default would cost memory that few requests use.
 const CPU_MAX_TOTAL_TOKENS: u32 = 4096;
 const DEFAULT_PREFILL_TOKENS: u32 = 4096;
+
+/// Token limits after defaults are resolved against the model and the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_input_tokens: u32,
+    pub max_total_tokens: u32,
+    pub max_batch_prefill_tokens: u32,
+    pub max_batch_total_tokens: u64,
+    /// Sequences running at once.
+    pub max_batch_size: u32,
+    /// Whether sequences may share the KV blocks of a common beginning (`--prefix-caching`).
+    pub prefix_caching: bool,
+}
+
+impl Limits {
+    /// Input tokens of the largest step: a full budget of prompt tokens beside a decode of every other sequence.
+    pub fn max_step_tokens(&self) -> u32 {
+        self.max_batch_prefill_tokens.saturating_add(self.max_batch_size)
+    }
+}
+
+/// What defaults depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// Longest sequence that the model's positions allow.
+    pub max_positions: u32,
+    pub on_cpu: bool,
+}
 
 /// The limits as given; `None` = not given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,8 +112,8 @@ impl LimitFlags {
     ///
     /// # Errors
     /// When a limit is beyond the model's positions, or contradicts a default taken from the model.
-    pub fn wanted(&self, info: &ShardInfo) -> Result<Limits, LimitError> {
-        let max_total_tokens = self.wanted_total(info)?;
+    pub fn wanted(&self, model: ModelFacts) -> Result<Limits, LimitError> {
+        let max_total_tokens = self.wanted_total(model)?;
         let max_input_tokens = self.max_input().unwrap_or_else(|| max_total_tokens.saturating_sub(1).max(1));
         check_input(max_input_tokens, max_total_tokens)?;
         let default_prefill = DEFAULT_PREFILL_TOKENS.min(max_total_tokens);
@@ -101,8 +129,8 @@ impl LimitFlags {
         })
     }
 
-    fn wanted_total(&self, info: &ShardInfo) -> Result<u32, LimitError> {
-        let max_positions = info.max_positions;
+    fn wanted_total(&self, model: ModelFacts) -> Result<u32, LimitError> {
+        let max_positions = model.max_positions;
         if let Some(total) = self.max_total_tokens {
             return match total <= max_positions {
                 true => Ok(total),
@@ -110,10 +138,7 @@ impl LimitFlags {
             };
         }
         let asks_for_more = self.max_input().is_some_and(|input| input >= CPU_MAX_TOTAL_TOKENS);
-        let cap = match info.device_type.as_str() {
-            "cpu" if !asks_for_more => CPU_MAX_TOTAL_TOKENS,
-            _ => u32::MAX,
-        };
+        let cap = if model.on_cpu && !asks_for_more { CPU_MAX_TOTAL_TOKENS } else { u32::MAX };
         Ok(max_positions.min(cap).min(self.max_batch_total_tokens.unwrap_or(u32::MAX)))
     }
 
@@ -146,5 +171,4 @@ fn check_input(input: u32, total: u32) -> Result<(), LimitError> {
 }
 
 #[cfg(test)]
-#[path = "limits_tests.rs"]
 mod tests;

@@ -1,0 +1,222 @@
+//! Where everything lies on the device: weights, activations, the cache and what steps need beside them. With
+//! measuring arenas the same code only adds up, so that a plan can be made before anything is loaded, and on a
+//! machine without a GPU. Owned by `CudaOps`; launches nothing.
+
+use std::collections::HashMap;
+
+use super::linear::Workspaces;
+use super::{CudaAct, CudaEmbedding, CudaKv, CudaLinear, CudaNorm, Element, F16, pointer};
+use crate::config::ModelConfig;
+use crate::cuda::arena::Arena;
+use crate::cuda::sys;
+use crate::error::LoadError;
+use crate::ops::{ActKind, Allocate, Footprint, KvShape, Pack};
+use crate::weights::{LinearSource, LinearWeight, Tensor};
+
+/// See the module.
+pub struct Places {
+    /// The GPU's facts, on which the sizes of workspaces depend.
+    pub device: sys::QuernDevice,
+    weights: Arena,
+    /// Where activations and the cache come from.
+    pub arena: Arena,
+    pub(super) workspaces: Workspaces,
+    /// Float tensors by name: a tied head shares the embedding.
+    halves: HashMap<String, u64>,
+    n_heads: usize,
+    pub(super) n_kv_heads: usize,
+    head_dim: usize,
+}
+
+/// A place of its own, or one that an earlier tensor of this name has.
+pub(super) struct Half {
+    pub address: u64,
+    pub is_new: bool,
+}
+
+impl Places {
+    /// Measures what a model of `config` takes on `device`.
+    pub fn measuring(device: sys::QuernDevice, config: &ModelConfig) -> Places {
+        Places {
+            device,
+            weights: Arena::measuring(),
+            arena: Arena::measuring(),
+            workspaces: Workspaces::default(),
+            halves: HashMap::new(),
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+        }
+    }
+
+    /// Places in `bytes` of device memory for the weights, as many as a measuring one has counted.
+    pub fn new(device: sys::QuernDevice, config: &ModelConfig, bytes: usize) -> Result<Places, LoadError> {
+        Ok(Places { weights: Arena::new("the weights", bytes)?, ..Places::measuring(device, config) })
+    }
+
+    /// Bytes of weights so far.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.used()
+    }
+
+    /// Place of a float tensor as float16, one for each name.
+    pub(super) fn half(&mut self, tensor: &Tensor) -> Result<Half, LoadError> {
+        if let Some(&address) = self.halves.get(&tensor.name) {
+            return Ok(Half { address, is_new: false });
+        }
+        let elements: usize = tensor.shape.iter().product();
+        let address = self.weights.take("weights", elements * F16)?;
+        self.halves.insert(tensor.name.clone(), address);
+        Ok(Half { address, is_new: true })
+    }
+
+    /// Place of parts that share their input, joined; `pairs`: gate and up, for the joined SiLU.
+    pub(super) fn linear(&mut self, parts: &[LinearSource], pairs: bool) -> Result<CudaLinear, LoadError> {
+        if let [
+            LinearSource {
+                weight: LinearWeight::Plain(weight), in_features, out_features, bias: None, ..
+            },
+        ] = parts
+        {
+            let address = self.half(weight)?.address;
+            return Ok(CudaLinear::Head { address, k: *in_features, n: *out_features });
+        }
+        let group = int4_group(parts)?;
+        let (k, n) = (parts[0].in_features, parts.iter().map(|part| part.out_features).sum::<usize>());
+        let tiles = self.weights.take("weights", int4_bytes(k, n, group)?)?;
+        let weight = sys::QuernInt4 {
+            tiles: pointer(tiles),
+            k: k as i32,
+            n: n as i32,
+            group: group as i32,
+            pair_stride: if pairs { n as i32 / 2 } else { 0 },
+        };
+        self.workspaces.note(weight.k, weight.n);
+        let bias = match parts.iter().any(|part| part.bias.is_some()) {
+            true => self.weights.take("weights", n * F16)?,
+            false => 0,
+        };
+        Ok(CudaLinear::Int4 { weight, bias })
+    }
+
+    /// Sizes of decode attention for a number of sequences.
+    pub fn decode_shape(&self, n_spans: usize, max_tokens: usize) -> sys::QuernDecodeShape {
+        sys::QuernDecodeShape {
+            n_spans: n_spans as i32,
+            max_tokens: max_tokens as i32,
+            n_heads: self.n_heads as i32,
+            n_kv_heads: self.n_kv_heads as i32,
+            head_dim: self.head_dim as i32,
+        }
+    }
+
+    /// Integers of decode attention's plan.
+    pub fn plan_ints(&self, n_spans: usize, max_tokens: usize) -> usize {
+        match n_spans {
+            0 => 0,
+            // SAFETY: both structs are readable.
+            n => unsafe {
+                sys::quern_decode_plan_ints(&self.device, &self.decode_shape(n, max_tokens)).max(0) as usize
+            },
+        }
+    }
+}
+
+/// The one group size of int4 `parts`.
+fn int4_group(parts: &[LinearSource]) -> Result<usize, LoadError> {
+    let of_part = |part: &LinearSource| match &part.weight {
+        LinearWeight::Awq { group_size, .. } => Ok(*group_size),
+        LinearWeight::Plain(_) => Err(LoadError::Unsupported(format!(
+            "layer `{}` is stored plain, for which there is no CUDA kernel; use a fully quantized AWQ checkpoint, or \
+             --device cpu",
+            part.name
+        ))),
+    };
+    let groups = parts.iter().map(of_part).collect::<Result<Vec<_>, _>>()?;
+    match groups.split_first() {
+        Some((first, others))
+            if others.iter().all(|group| group == first) && parts.len() <= sys::QUERN_MAX_PARTS as usize =>
+        {
+            Ok(*first)
+        }
+        _ => {
+            let names: Vec<&str> = parts.iter().map(|part| &*part.name).collect();
+            Err(LoadError::Unsupported(format!("layers {names:?} cannot be joined; use --device cpu")))
+        }
+    }
+}
+
+fn int4_bytes(k: usize, n: usize, group_size: usize) -> Result<usize, LoadError> {
+    let int = |x: usize| i32::try_from(x).unwrap_or(0);
+    // SAFETY: a function of numbers.
+    match unsafe { sys::quern_int4_bytes(int(k), int(n), int(group_size)) } {
+        0 => Err(LoadError::Unsupported(format!(
+            "a layer of {k} x {n} in groups of {group_size} has no CUDA kernel: input features must be whole groups of \
+             32, 64 or 128, output features a multiple of 8; use --device cpu"
+        ))),
+        bytes => Ok(bytes as usize),
+    }
+}
+
+impl Pack for Places {
+    type Linear = CudaLinear;
+    type Norm = CudaNorm;
+    type Embedding = CudaEmbedding;
+
+    fn load_linear(&mut self, parts: &[LinearSource]) -> Result<CudaLinear, LoadError> {
+        self.linear(parts, false)
+    }
+
+    fn load_gate_up(&mut self, parts: &[LinearSource]) -> Result<CudaLinear, LoadError> {
+        self.linear(parts, true)
+    }
+
+    fn load_norm(&mut self, weight: &Tensor) -> Result<CudaNorm, LoadError> {
+        self.half(weight).map(|half| CudaNorm(half.address))
+    }
+
+    fn load_embedding(&mut self, weight: &Tensor) -> Result<CudaEmbedding, LoadError> {
+        let [vocab, hidden] = weight.shape[..] else {
+            let detail = format!("expected shape [vocab, hidden], got {:?}", weight.shape);
+            return Err(LoadError::Tensor { name: weight.name.clone(), detail });
+        };
+        Ok(CudaEmbedding { address: self.half(weight)?.address, vocab, hidden })
+    }
+}
+
+impl Footprint for Places {
+    fn bytes(&self) -> usize {
+        self.weight_bytes()
+    }
+}
+
+impl Allocate for Places {
+    const KV_ELEMENT_BYTES: usize = F16;
+
+    type Act = CudaAct;
+    type Kv = CudaKv;
+
+    fn new_act(&mut self, kind: ActKind, max_rows: usize, cols: usize) -> Result<CudaAct, LoadError> {
+        let (element, bytes) = match kind {
+            ActKind::Residual | ActKind::Logits => (Element::F32, 4),
+            ActKind::Hidden => (Element::F16, F16),
+            ActKind::Between => (Element::Nothing, 0),
+        };
+        let bytes = max_rows.checked_mul(cols).and_then(|n| n.checked_mul(bytes)).unwrap_or(usize::MAX);
+        let address = self.arena.take("activations", bytes)?;
+        Ok(CudaAct { address, element, rows: max_rows, cols, max_rows })
+    }
+
+    fn new_kv(&mut self, shape: KvShape) -> Result<CudaKv, LoadError> {
+        let (blocks, heads, dim) = (shape.n_blocks as i32, shape.n_kv_heads as i32, shape.head_dim as i32);
+        // SAFETY: a function of numbers.
+        let layer = unsafe { sys::quern_kv_layer_bytes(blocks, heads, dim) };
+        let address = self.arena.take("the KV cache", shape.n_layers * layer as usize)?;
+        Ok(CudaKv(sys::QuernKvCache {
+            data: pointer(address),
+            n_blocks: blocks,
+            n_kv_heads: heads,
+            head_dim: dim,
+        }))
+    }
+}
