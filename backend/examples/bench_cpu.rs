@@ -116,12 +116,13 @@ impl Bench {
         let sampling = Some(SamplingParameters::GREEDY);
         Row {
             sequence_id,
-            start: Some(Start { sampling, prompt_length: prompt, cached_ids: Vec::new() }),
+            start: Some(Start { sampling, prompt_length: prompt, ..Start::default() }),
             position: 0,
             new_blocks,
             input: Some(Input::Tokens(tokens)),
             sample: true,
             score_ids: Vec::new(),
+            allowed: Vec::new(),
         }
     }
 
@@ -148,6 +149,7 @@ impl Bench {
                 input: Some(Input::LastSampled),
                 sample: true,
                 score_ids: Vec::new(),
+                allowed: Vec::new(),
             };
             total += self.step(sequences.iter().map(row).collect(), Vec::new())?;
         }

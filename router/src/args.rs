@@ -104,7 +104,7 @@ pub struct Args {
     /// Origins that browsers may call from [default: any].
     #[arg(long, env, value_delimiter = ',')]
     pub cors_allow_origin: Vec<String>,
-    /// Accepted for compatibility: grammars are not supported yet.
+    /// Refuse requests that constrain their answer (grammars, JSON schemas).
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub disable_grammar_support: bool,
     /// Most prompts (times choices) in one request of OpenAI's routes.

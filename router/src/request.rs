@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 pub use text_generation_limits::Limits;
 
+use crate::constraint::Constraint;
+
 /// How the next token is chosen; the same fields as the step protocol's `SamplingParameters`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -30,6 +32,8 @@ pub struct Sampling {
     pub seed: u64,
     /// Best tokens reported beside the chosen one.
     pub top_n_tokens: u32,
+    /// Added to the logits of these tokens, in ascending order of ids.
+    pub logit_bias: Arc<[(u32, f32)]>,
 }
 
 /// Whose request it is: shares of the machine and the prefix cache are apart by tenant. Holds a digest, never the key.
@@ -63,6 +67,8 @@ pub struct ValidRequest {
     /// Report the log-probability of every prompt token but the first: the whole prompt is computed,
     /// nothing of it taken from a prefix cache.
     pub(crate) prompt_logprobs: bool,
+    /// What the answer must look like; then `eos_ids` are all that the constraint ends with.
+    pub(crate) constraint: Option<Constraint>,
 }
 
 impl ValidRequest {
@@ -79,6 +85,7 @@ impl ValidRequest {
             presence_penalty: 0.0,
             seed: 0,
             top_n_tokens: 0,
+            logit_bias: Arc::from([]),
         };
         let (prompt_ids, eos_ids) = (Arc::from([0]), Arc::from([]));
         Self {
@@ -88,6 +95,7 @@ impl ValidRequest {
             eos_ids,
             prompt_logprobs: false,
             caller: Caller::ANONYMOUS,
+            constraint: None,
         }
     }
 }
@@ -141,6 +149,9 @@ pub enum GenerationError {
     /// The shard reported an error for this sequence or step, or died.
     #[error("Request failed during generation: Server error: {0}")]
     Shard(String),
+    /// The constraint on the answer became too complex to follow.
+    #[error("Request failed during generation: the grammar cannot be followed here: {0}")]
+    Constraint(String),
     /// The shard died twice at the same place of this request, the last time with nothing beside it.
     #[error("this request ended the model's process repeatedly and is not tried again")]
     Quarantined,

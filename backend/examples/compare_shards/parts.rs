@@ -51,7 +51,7 @@ pub async fn all(pair: &mut Pair) -> anyhow::Result<Vec<Verdict>> {
 
 impl Pair {
     fn requests(&self, sampling: SamplingParameters) -> Vec<Request> {
-        let request = |prompt: &Vec<u32>| Request::new(prompt.clone(), self.new_tokens, sampling);
+        let request = |prompt: &Vec<u32>| Request::new(prompt.clone(), self.new_tokens, sampling.clone());
         self.prompts.iter().map(request).collect()
     }
 

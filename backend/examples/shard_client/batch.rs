@@ -208,7 +208,7 @@ impl Sequence {
             return None;
         };
         let start = (position == 0).then(|| proto::StartSequence {
-            sampling: Some(request.sampling),
+            sampling: Some(request.sampling.clone()),
             prompt_length: request.prompt_length.unwrap_or(prompt.len()) as u32,
             cached_ids: Vec::new(),
         });

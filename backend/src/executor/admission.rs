@@ -8,6 +8,9 @@ use super::step::{Input, Row, Start};
 use crate::config::ModelConfig;
 use crate::memory_plan::BLOCK_SIZE;
 
+/// Most tokens of a sequence with a bias: a GPU has room for so many.
+pub const MAX_BIASES: usize = 1024;
+
 /// What `Plan` fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -46,6 +49,8 @@ pub struct AdmittedRow {
     pub sample: bool,
     /// No longer than `tokens`.
     pub score_ids: Vec<u32>,
+    /// A bit for each token that may be sampled, at least one of them set; empty = all.
+    pub allowed: Vec<u8>,
 }
 
 /// The checks of one step's rows, and what the step holds so far.
@@ -85,6 +90,7 @@ impl<'a> Admission<'a> {
             return Err(format!("prompt_length must be 1..={longest}, got {}", start.prompt_length));
         }
         self.check_ids(&start.cached_ids)?;
+        self.check_bias(start)?;
         Ok(Sequence::new(start, sampling, self.config))
     }
 
@@ -108,6 +114,7 @@ impl<'a> Admission<'a> {
             self.check_ids(ids)?;
         }
         self.check_scores(&row.score_ids, tokens.len())?;
+        self.check_allowed(row)?;
         let end = row.position.saturating_add(tokens.len());
         if end > self.limits.max_total_tokens {
             let longest = self.limits.max_total_tokens;
@@ -122,6 +129,35 @@ impl<'a> Admission<'a> {
             return Err(format!("{} tokens to score after {n_tokens} input tokens", score_ids.len()));
         }
         self.check_ids(score_ids)
+    }
+
+    fn check_bias(&self, start: &Start) -> Result<(), String> {
+        let (ids, values) = (&start.bias_ids, &start.bias_values);
+        if ids.len() != values.len() || ids.len() > MAX_BIASES {
+            let n = (ids.len(), values.len());
+            return Err(format!(
+                "{} bias ids and {} values, expected as many, at most {MAX_BIASES}",
+                n.0, n.1
+            ));
+        }
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(format!("a bias must be finite, got {value}"));
+        }
+        self.check_ids(ids)
+    }
+
+    fn check_allowed(&self, row: &Row) -> Result<(), String> {
+        let (vocab, n) = (self.config.vocab, row.allowed.len());
+        let wanted = 4 * vocab.div_ceil(32);
+        if n == 0 || (n == wanted && row.sample) {
+            let any =
+                (0..vocab).any(|id| row.allowed.get(id / 8).is_some_and(|byte| byte >> (id % 8) & 1 == 1));
+            return if n == 0 || any { Ok(()) } else { Err("no token is allowed".to_owned()) };
+        }
+        match row.sample {
+            true => Err(format!("{n} bytes of allowed tokens, expected none or {wanted}")),
+            false => Err("allowed tokens of a row that does not sample".to_owned()),
+        }
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<(), String> {

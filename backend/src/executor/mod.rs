@@ -207,8 +207,19 @@ fn step_outcome(step_id: u64, rows: impl Iterator<Item = (u64, RowResult)>) -> S
 }
 
 /// Chooses the sequence's next token.
-fn sample(sampler: &mut Sampler, sequence: &mut Sequence, logits: &[f32]) -> Result<Sampled, String> {
-    let draw = Draw { parameters: &sequence.sampling, counts: &sequence.counts, position: sequence.n_tokens };
+fn sample(
+    sampler: &mut Sampler,
+    sequence: &mut Sequence,
+    allowed: &[u8],
+    logits: &[f32],
+) -> Result<Sampled, String> {
+    let draw = Draw {
+        parameters: &sequence.sampling,
+        counts: &sequence.counts,
+        bias: &sequence.bias,
+        allowed,
+        position: sequence.n_tokens,
+    };
     let sampled = sampler.sample(logits, &draw);
     sequence.last_sampled = match &sampled {
         Ok(sampled) => LastSampled::Token(sampled.token.id),
@@ -250,7 +261,7 @@ impl<O: Ops> Run<'_, O> {
                 }
                 let Some(sequence) = self.sequences.get_mut(row.sequence_id) else { continue };
                 if wanted.sample && result.outcome.is_none() {
-                    result.outcome = Some(sample(self.sampler, sequence, &logits));
+                    result.outcome = Some(sample(self.sampler, sequence, &row.allowed, &logits));
                 }
             }
         }

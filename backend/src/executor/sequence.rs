@@ -26,6 +26,8 @@ pub struct Sequence {
     pub sampling: SamplingParameters,
     /// Of all tokens so far; kept only for a sequence with penalties.
     pub counts: TokenCounts,
+    /// Added to the logits of these tokens.
+    pub bias: Vec<(u32, f32)>,
     pub prompt_length: usize,
     pub rope_theta: f64,
     /// Physical block ids, in order of position.
@@ -41,6 +43,7 @@ impl Sequence {
         let mut sequence = Sequence {
             sampling,
             counts: TokenCounts::default(),
+            bias: start.bias_ids.iter().copied().zip(start.bias_values.iter().copied()).collect(),
             prompt_length: start.prompt_length,
             rope_theta: rope::theta(&config.rope, start.prompt_length),
             blocks: Vec::new(),
@@ -115,7 +118,7 @@ impl SequenceTable {
             // The device counts it, too.
             RowTokens::OnDevice => sequence.n_tokens += 1,
         }
-        let Row { sequence_id, position, sample, score_ids, .. } = row;
-        Ok(AdmittedRow { index, sequence_id, tokens, position, sample, score_ids })
+        let Row { sequence_id, position, sample, score_ids, allowed, .. } = row;
+        Ok(AdmittedRow { index, sequence_id, tokens, position, sample, score_ids, allowed })
     }
 }

@@ -14,7 +14,7 @@ pub struct Step {
 }
 
 /// One sequence's share of a step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row {
     pub sequence_id: u64,
     /// With a sequence's first row, and only then.
@@ -28,6 +28,8 @@ pub struct Row {
     pub sample: bool,
     /// Tokens whose log-probability is wanted after each of the first input tokens.
     pub score_ids: Vec<u32>,
+    /// A bit for each token that may be sampled; empty = all.
+    pub allowed: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -38,13 +40,16 @@ pub enum Input {
 }
 
 /// What a sequence brings with its first row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Start {
     pub sampling: Option<SamplingParameters>,
     /// Tokens of the prompt; those at later positions were generated.
     pub prompt_length: usize,
     /// Tokens before the row's position, whose K and V are in the first blocks already.
     pub cached_ids: Vec<u32>,
+    /// Tokens whose logits get something added, and what.
+    pub bias_ids: Vec<u32>,
+    pub bias_values: Vec<f32>,
 }
 
 /// What a step gave: one outcome a row with `sample`, and one a row that failed, in the rows' order.

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
+mod constraints;
 mod scores;
 
 use super::admission::RowTokens;
@@ -95,7 +96,7 @@ impl Fixture {
 
 /// A sequence's first row, with four blocks of its own.
 fn first_row(id: u64, tokens: &[u32]) -> Row {
-    let start = Start { sampling: Some(PENALIZED), prompt_length: tokens.len(), cached_ids: vec![] };
+    let start = Start { sampling: Some(PENALIZED), prompt_length: tokens.len(), ..Start::default() };
     Row {
         sequence_id: id,
         start: Some(start),
@@ -104,13 +105,13 @@ fn first_row(id: u64, tokens: &[u32]) -> Row {
         input: Some(Input::Tokens(tokens.to_vec())),
         sample: true,
         score_ids: vec![],
+        allowed: vec![],
     }
 }
 
 fn next_row(id: u64, position: usize) -> Row {
     let input = Some(Input::LastSampled);
-    let (new_blocks, score_ids) = (vec![], vec![]);
-    Row { sequence_id: id, start: None, position, new_blocks, input, sample: true, score_ids }
+    Row { sequence_id: id, position, input, sample: true, ..Row::default() }
 }
 
 #[test]

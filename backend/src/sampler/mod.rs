@@ -1,4 +1,4 @@
-//! From one row of logits to one token: penalties, temperature, top-k, top-p, typical-p, choice.
+//! From one row of logits to one token: bias, mask, penalties, temperature, top-k, top-p, typical-p, choice.
 //!
 //! Pure: the executor passes the logits, the parameters and the position, and equal arguments give
 //! equal tokens, whatever else is in the batch and however often the step is replayed. The order
@@ -8,6 +8,7 @@
 mod choose;
 mod penalties;
 pub(crate) mod philox;
+mod processors;
 mod softmax;
 mod warp;
 
@@ -115,6 +116,11 @@ pub struct Draw<'a> {
     pub parameters: &'a SamplingParameters,
     /// All tokens of the sequence so far.
     pub counts: &'a TokenCounts,
+    /// Added to the logits of these tokens, before anything else.
+    pub bias: &'a [(u32, f32)],
+    /// Tokens that may be chosen: bit `i % 8` of byte `i / 8` stands for token `i`; empty = all. Others have
+    /// probability 0 in everything that is reported.
+    pub allowed: &'a [u8],
     /// Position of the token to sample: the random numbers belong to it.
     pub position: usize,
 }
@@ -130,34 +136,38 @@ impl Sampler {
     /// Chooses the token that follows, from `logits` `[vocab]`.
     pub fn sample(&mut self, logits: &[f32], draw: &Draw) -> Result<Sampled, NotFinite> {
         let parameters = draw.parameters;
-        if !parameters.do_sample && !parameters.penalizes() {
-            return greedy(logits, parameters.top_n_tokens);
+        // Processors may turn an infinity into something finite: look before they do.
+        let mut max = softmax::finite_max(logits).ok_or(NotFinite)?;
+        let edited = parameters.penalizes() || !draw.bias.is_empty() || !draw.allowed.is_empty();
+        if !parameters.do_sample && !edited {
+            return Ok(greedy(logits, max, parameters.top_n_tokens));
         }
         self.logits.clear();
         self.logits.extend_from_slice(logits);
-        if parameters.penalizes() {
-            // A penalty may turn an infinity into something finite: look before it does.
-            softmax::finite_max(logits).ok_or(NotFinite)?;
-            draw.counts.apply(parameters, &mut self.logits);
+        if edited {
+            processors::add_bias(&mut self.logits, draw.bias);
+            processors::keep_allowed(&mut self.logits, draw.allowed);
+            if parameters.penalizes() {
+                draw.counts.apply(parameters, &mut self.logits);
+            }
+            max = softmax::possible_max(&self.logits).ok_or(NotFinite)?;
         }
         if !parameters.do_sample {
-            return greedy(&self.logits, parameters.top_n_tokens);
+            return Ok(greedy(&self.logits, max, parameters.top_n_tokens));
         }
-        self.warp(parameters)?;
+        self.warp(parameters, max);
         let chosen = choose::draw(&self.logits, philox::uniform(parameters.seed, draw.position as u64));
         Ok(report(&self.logits, 0.0, chosen, parameters.top_n_tokens))
     }
 
-    /// Shifts the largest logit to 0, divides by the temperature, removes unlikely tokens.
-    fn warp(&mut self, parameters: &SamplingParameters) -> Result<(), NotFinite> {
-        let max = softmax::finite_max(&self.logits).ok_or(NotFinite)?;
+    /// Shifts the largest logit, `max`, to 0, divides by the temperature, removes unlikely tokens.
+    fn warp(&mut self, parameters: &SamplingParameters, max: f32) {
         for logit in &mut self.logits {
             *logit = (*logit - max) / parameters.temperature;
         }
         warp::top_k(&mut self.logits, parameters.top_k);
         self.warpers.top_p(&mut self.logits, parameters.top_p);
         self.warpers.typical_p(&mut self.logits, parameters.typical_p);
-        Ok(())
     }
 }
 
@@ -170,11 +180,10 @@ pub fn logprob(logits: &[f32], token: u32) -> Result<f32, NotFinite> {
     Ok(report(logits, max, token, 0).token.logprob)
 }
 
-/// The largest logit, the lowest id among equals.
-fn greedy(logits: &[f32], top_n: usize) -> Result<Sampled, NotFinite> {
-    let max = softmax::finite_max(logits).ok_or(NotFinite)?;
-    let chosen = logits.iter().position(|&x| x == max).ok_or(NotFinite)?;
-    Ok(report(logits, max, chosen as u32, top_n))
+/// The largest logit, `max`, the lowest id among equals.
+fn greedy(logits: &[f32], max: f32, top_n: usize) -> Sampled {
+    let chosen = logits.iter().position(|&x| x == max).unwrap_or(0);
+    report(logits, max, chosen as u32, top_n)
 }
 
 /// Log-probabilities of the chosen and of the best tokens. `max` is the largest logit.

@@ -63,6 +63,23 @@ pub fn finite_max(logits: &[f32]) -> Option<f32> {
     (finite && rest.iter().all(|x| x.is_finite()) && max.is_finite()).then_some(max)
 }
 
+/// The largest value where -inf stands for a token that was removed, or `None` when none is left or any value
+/// is NaN or +inf.
+pub fn possible_max(logits: &[f32]) -> Option<f32> {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut sound = true;
+    let chunks = logits.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+            sound &= x < f32::INFINITY;
+        }
+    }
+    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    (sound && rest.iter().all(|&x| x < f32::INFINITY) && max.is_finite()).then_some(max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +104,20 @@ mod tests {
             let max = finite_max(&logits).unwrap();
             let expected: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
             assert!((exp_sum(&logits, max) / expected - 1.0).abs() < 1e-6, "{n} logits");
+        }
+    }
+
+    #[test]
+    fn possible_max_knows_removed_tokens() {
+        const GONE: f32 = f32::NEG_INFINITY;
+        for (logits, expected) in [
+            (&[1.0, GONE, 2.0][..], Some(2.0)),
+            (&[GONE, GONE], None),
+            (&[], None),
+            (&[1.0, f32::NAN], None),
+            (&[f32::INFINITY, 1.0], None),
+        ] {
+            assert_eq!(possible_max(logits), expected, "{logits:?}");
         }
     }
 

@@ -8,7 +8,11 @@ const OFF: SamplingParameters = SamplingParameters::GREEDY;
 
 fn sample(logits: &[f32], parameters: &SamplingParameters, position: usize) -> Sampled {
     let counts = TokenCounts::default();
-    Sampler::default().sample(logits, &Draw { parameters, counts: &counts, position }).unwrap()
+    Sampler::default().sample(logits, &plain(parameters, &counts, position)).unwrap()
+}
+
+fn plain<'a>(parameters: &'a SamplingParameters, counts: &'a TokenCounts, position: usize) -> Draw<'a> {
+    Draw { parameters, counts, bias: &[], allowed: &[], position }
 }
 
 /// Probabilities of a list of logits, -inf included.
@@ -113,6 +117,37 @@ proptest! {
     }
 
     #[test]
+    fn bias_and_mask_leave_the_distribution_of_the_rest(
+        logits in some_logits(300), warpers in warpers(), do_sample in any::<bool>(),
+        biases in prop::collection::btree_map(0u32..300, -100f32..100.0, 0..5),
+        bits in prop::collection::vec(any::<u8>(), 40), keep_all in any::<bool>(),
+    ) {
+        let bias: Vec<(u32, f32)> = biases.into_iter().collect();
+        let allowed = if keep_all { vec![] } else { bits };
+        let is_kept = |id: &usize| keep_all || allowed[id / 8] >> (id % 8) & 1 == 1;
+        let kept: Vec<usize> = (0..logits.len()).filter(is_kept).collect();
+        prop_assume!(!kept.is_empty());
+        let added = |id: usize| bias.iter().find(|(token, _)| *token as usize == id).map_or(0.0, |(_, x)| *x);
+        let rest: Vec<f32> = kept.iter().map(|&id| logits[id] + added(id)).collect();
+        let parameters = if do_sample { warpers } else { OFF };
+        let Some(expected) = naive(&rest, &parameters) else { return Ok(()) };
+        let all = SamplingParameters { top_n_tokens: logits.len(), ..parameters };
+        let counts = TokenCounts::default();
+        let draw = Draw { bias: &bias, allowed: &allowed, ..plain(&all, &counts, 3) };
+        let got = Sampler::default().sample(&logits, &draw).unwrap();
+        for token in &got.top {
+            let place = kept.iter().position(|&id| id == token.id as usize);
+            let expected = expected[place.unwrap()].ln();
+            prop_assert!((f64::from(token.logprob) - expected).abs() < 1e-4 * expected.abs().max(1.0));
+        }
+        prop_assert!(got.top.contains(&got.token));
+        prop_assert!(do_sample || got.top[0] == got.token);
+        // What is likely enough to be reported by one is reported by the other.
+        let certain = expected.iter().filter(|p| **p > 1e-30).count();
+        prop_assert!(got.top.len() >= certain, "{} of {certain}", got.top.len());
+    }
+
+    #[test]
     fn greedy_is_the_first_maximum_and_its_softmax(logits in some_logits(300), n in 0usize..8) {
         let got = sample(&logits, &SamplingParameters { top_n_tokens: n, ..OFF }, 0);
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -132,7 +167,7 @@ proptest! {
     ) {
         let mut used = Sampler::default();
         let counts = TokenCounts::default();
-        let draw = Draw { parameters: &parameters, counts: &counts, position };
+        let draw = plain(&parameters, &counts, position);
         used.sample(&first, &draw).unwrap();
         prop_assert_eq!(used.sample(&second, &draw).unwrap(), sample(&second, &parameters, position));
     }
@@ -194,9 +229,12 @@ fn logits_that_are_not_finite_are_an_error() {
         ] {
             let mut counts = TokenCounts::default();
             counts.add_prompt(1);
-            let draw = Draw { parameters: &parameters, counts: &counts, position: 0 };
-            let got = Sampler::default().sample(&[0.0, bad, 1.0], &draw);
-            assert_eq!(got, Err(NotFinite), "{bad} {parameters:?}");
+            let draw = plain(&parameters, &counts, 0);
+            // Not even where no token is allowed.
+            for draw in [draw, Draw { allowed: &[5, 0, 0, 0], ..draw }, Draw { bias: &[(0, 1.0)], ..draw }] {
+                let got = Sampler::default().sample(&[0.0, bad, 1.0], &draw);
+                assert_eq!(got, Err(NotFinite), "{bad} {draw:?}");
+            }
         }
     }
 }

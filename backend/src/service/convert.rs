@@ -56,6 +56,8 @@ fn row(row: proto::Row) -> Row {
             sampling: start.sampling.as_ref().map(sampling),
             prompt_length: start.prompt_length as usize,
             cached_ids: start.cached_ids,
+            bias_ids: start.sampling.as_ref().map(|message| message.bias_ids.clone()).unwrap_or_default(),
+            bias_values: start.sampling.map(|message| message.bias_values).unwrap_or_default(),
         }),
         position: row.position as usize,
         new_blocks: row.new_blocks,
@@ -65,6 +67,7 @@ fn row(row: proto::Row) -> Row {
         }),
         sample: row.sample,
         score_ids: row.score_ids,
+        allowed: row.allowed_tokens,
     }
 }
 

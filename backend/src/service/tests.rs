@@ -82,7 +82,7 @@ fn first_row(sequence_id: u64, ids: Vec<u32>) -> proto::Row {
         new_blocks: vec![sequence_id as u32],
         input: Some(proto::row::Input::TokenIds(proto::TokenIds { ids })),
         sample: true,
-        score_ids: vec![],
+        ..Default::default()
     }
 }
 

@@ -65,7 +65,7 @@ pub enum ApiError {
 impl From<GenerationError> for ApiError {
     fn from(error: GenerationError) -> Self {
         match error {
-            GenerationError::Shard(_) => Self::Generation(error.to_string()),
+            GenerationError::Shard(_) | GenerationError::Constraint(_) => Self::Generation(error.to_string()),
             GenerationError::Quarantined => Self::Quarantined(error.to_string()),
             GenerationError::DeadlinePassed => Self::DeadlinePassed(error.to_string()),
             GenerationError::ShuttingDown => Self::STOPPING,

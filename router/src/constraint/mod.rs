@@ -1,9 +1,25 @@
-//! What a generated text must look like, whichever of the APIs' fields said so.
+//! Constrained answers: what a text must look like, and which tokens keep it so.
 //!
-//! `api` makes a `ConstraintSpec` of a request's fields, `validation` takes it with the `Draft`. Nothing here
-//! knows JSON requests or HTTP.
+//! `api` makes a `ConstraintSpec` of a request's fields; `validation` has the `Compiler` make a `Constraint`
+//! of it, with the mask of the first token; the driver sends each sampled token to a worker, whose `Progress`
+//! gives the mask of the next; the engine sends masks to the shard. Grammars and automata are llguidance's.
+
+mod compiler;
+mod ebnf;
+mod grammar;
+mod mask;
+mod progress;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
 
 use serde_json::Value;
+
+pub use compiler::Compiler;
+pub use mask::TokenMask;
+pub use progress::{Constraint, Progress};
 
 /// A constraint on the whole generated text. Nothing in it is checked yet: that is the compiler's work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +30,8 @@ pub enum ConstraintSpec {
     JsonSchema(Value),
     /// Text that matches the regular expression from its first to its last character.
     Regex(String),
-    /// Text of the language of a grammar: Lark's notation, start symbol `start`.
+    /// Text of the language of a grammar: Lark's notation with start symbol `start`, or EBNF with `::=` and
+    /// start symbol `root`.
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),

@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::canary::Canary;
+use super::masks::{MaskReply, Masks};
 use super::recovery::{Awaited, Loss};
 use super::shared::Shared;
 use super::step_metrics::{SentStep, StepMetrics, StepTimes};
@@ -44,7 +45,9 @@ pub(super) enum Event<L> {
     ShardLost(Loss),
     /// A shard was planned in place of the lost one; or none will come.
     ShardCame(Result<PlannedShard<L>, ShardError>),
-    /// A request's deadline has passed.
+    /// A worker has found out what may follow a constrained sequence's last token.
+    Mask(MaskReply),
+    /// A request's deadline has passed, or steps were held back for long enough.
     Deadline,
     /// A period of the watchdog is over.
     Tick,
@@ -105,6 +108,7 @@ pub(super) struct Driver<S: ShardSource> {
     pub(super) stop: Option<Result<(), DriverError>>,
     pub(super) metrics: StepMetrics,
     pub(super) shared: Arc<Shared>,
+    pub(super) masks: Masks,
 }
 
 impl<S: ShardSource> Driver<S> {
@@ -134,6 +138,7 @@ impl<S: ShardSource> Driver<S> {
             stop: None,
             metrics: parts.metrics,
             shared: parts.shared,
+            masks: Masks::default(),
         }
     }
 
@@ -145,7 +150,7 @@ impl<S: ShardSource> Driver<S> {
             while let Ok(command) = self.commands.try_recv() {
                 self.handle(Event::Command(command));
             }
-            let any_sent = self.send_steps();
+            let any_sent = self.held_until().is_none() && self.send_steps();
             self.watch_tokens();
             self.publish();
             if any_sent {
@@ -166,7 +171,7 @@ impl<S: ShardSource> Driver<S> {
     }
 
     async fn next_event(&mut self) -> Event<S::Link> {
-        let deadline = self.engine.next_deadline();
+        let deadline = self.engine.next_deadline().into_iter().chain(self.held_until()).min();
         let passed = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -181,6 +186,7 @@ impl<S: ShardSource> Driver<S> {
             },
             shard = came(&mut self.awaited) => Event::ShardCame(shard),
             Some(()) = self.ticks.next() => Event::Tick,
+            mask = self.masks.next() => Event::Mask(mask),
             () = passed => Event::Deadline,
             command = self.commands.recv_async() => command.map_or(Event::Abandoned, Event::Command),
         }
@@ -192,6 +198,7 @@ impl<S: ShardSource> Driver<S> {
             Event::ShardReply(outcome) => self.shard_reply(outcome),
             Event::ShardLost(loss) => self.shard_lost(loss),
             Event::ShardCame(shard) => self.shard_came(shard),
+            Event::Mask(reply) => self.mask(reply),
             Event::Deadline => self.outbox.extend(self.engine.expire(Instant::now())),
             Event::Tick => self.tick(),
             Event::Abandoned => self.stop = Some(Ok(())),
@@ -206,10 +213,14 @@ impl<S: ShardSource> Driver<S> {
             }
             Command::NewRequest { seq_id, request, receiver, queued } => {
                 self.receivers.insert(seq_id, receiver);
+                if let Some(constraint) = &request.constraint {
+                    self.masks.begin(seq_id, constraint);
+                }
                 self.outbox.extend(self.engine.submit(seq_id, request, queued));
             }
             Command::Cancel(seq_id) => {
                 self.receivers.remove(&seq_id);
+                self.masks.end(seq_id);
                 self.engine.cancel(seq_id);
             }
             Command::Drain(done) => {
@@ -227,7 +238,10 @@ impl<S: ShardSource> Driver<S> {
         let now = Instant::now();
         let compute = outcome.compute;
         match self.engine.apply(outcome, now) {
-            Ok(events) => self.outbox.extend(events),
+            Ok(events) => {
+                self.masks.follow(&events, now);
+                self.outbox.extend(events);
+            }
             Err(mismatch) => return self.shard_lost(Loss::confused(&mismatch)),
         }
         if let Some(step) = self.sent.pop_front() {
@@ -283,6 +297,7 @@ impl<S: ShardSource> Driver<S> {
             }
             if last {
                 self.receivers.remove(&seq_id);
+                self.masks.end(seq_id);
             }
         }
         if let Some((step, times)) = self.answered.take() {

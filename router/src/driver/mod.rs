@@ -12,6 +12,7 @@
 
 mod canary;
 mod event_loop;
+mod masks;
 mod recovery;
 mod shared;
 mod step_metrics;

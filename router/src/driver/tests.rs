@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 mod recovery;
 
 use super::*;
+use crate::constraint::{self, TokenMask};
 use crate::engine::{PlannedStep, StepOutcome, testing};
 use crate::request::{Limits, ShardInfo};
 use crate::shard::testing::only_one;
@@ -300,4 +301,69 @@ async fn the_driver_ends_with_its_last_handle() {
     let (engine, _shard, stopped) = start_plain();
     drop(engine);
     assert_eq!(stopped.await.expect("no panic"), Ok(()));
+}
+
+/// The masks that rows of a step carry.
+fn masks(step: &PlannedStep) -> Vec<Option<TokenMask>> {
+    step.rows.iter().map(|row| row.allowed.clone()).collect()
+}
+
+#[tokio::test]
+async fn constrained_sequences_go_on_with_the_mask_of_their_last_token() {
+    let (engine, shard, _stopped) = start_with(2, Box::new(|_| ()));
+    let constraint = constraint::testing::regex("[ab]c");
+    let request = ValidRequest { constraint: Some(constraint.clone()), ..testing::request(3, 9, true) };
+    let mut generation = engine.submit(request).expect("running");
+    let first = shard.next_step().await;
+    assert_eq!(masks(&first), [Some(constraint.first_mask().clone())]);
+    tokio::task::yield_now().await;
+    assert!(shard.steps.try_recv().is_err(), "the next token's mask is not known yet");
+    shard.reply(&first, u32::from(b'b'));
+    assert_eq!(token(&mut generation).await, (u32::from(b'b'), None));
+    let second = shard.next_step().await;
+    assert_eq!(masks(&second), [constraint.begin().advance(u32::from(b'b')).ok()]);
+    // A shard that does not heed the mask ends this answer, and no other.
+    shard.reply(&second, u32::from(b'x'));
+    assert_eq!(token(&mut generation).await, (u32::from(b'x'), None));
+    assert!(matches!(failure(&mut generation).await, GenerationError::Constraint(_)));
+    let mut other = engine.submit(testing::request(3, 1, true)).expect("running");
+    let third = shard.next_step().await;
+    assert_eq!(masks(&third), [None]);
+    shard.reply(&third, 8);
+    assert_eq!(token(&mut other).await, (8, Some(FinishReason::Length)));
+}
+
+#[tokio::test]
+async fn constrained_sequences_share_steps_with_others() {
+    let (engine, shard, _stopped) = start_plain();
+    let constraint = Some(constraint::testing::regex("a*"));
+    let constrained = ValidRequest { constraint, ..testing::request(3, 9, true) };
+    let _generations =
+        [constrained, testing::request(3, 9, true)].map(|request| engine.submit(request).expect("running"));
+    for n in 0..5 {
+        let step = shard.next_step().await;
+        assert_eq!(step.rows.len(), 2, "step {n}");
+        shard.reply(&step, u32::from(b'a'));
+    }
+}
+
+#[tokio::test]
+async fn a_constrained_sequence_may_leave_while_its_mask_is_computed() {
+    let (engine, shard, _stopped) = start_plain();
+    let constraint = Some(constraint::testing::regex("a*"));
+    let generation =
+        engine.submit(ValidRequest { constraint, ..testing::request(3, 9, true) }).expect("running");
+    let step = shard.next_step().await;
+    shard.reply(&step, u32::from(b'a'));
+    drop(generation);
+    let mut other = engine.submit(testing::request(3, 1, true)).expect("running");
+    // A step of the one that left may have been sent before its cancel was seen.
+    for _ in 0..2 {
+        let step = shard.next_step().await;
+        shard.reply(&step, 8);
+        if step.rows.iter().any(|row| row.seq_id == SeqId(2)) {
+            break;
+        }
+    }
+    assert_eq!(token(&mut other).await, (8, Some(FinishReason::Length)));
 }

@@ -32,6 +32,7 @@ pub use step::{
     PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, StartSequence, StepOutcome,
 };
 
+use crate::constraint::TokenMask;
 use crate::request::{GenerationError, GenerationEvent, ValidRequest};
 use quarantine::Quarantine;
 use scheduler::Scheduler;
@@ -201,6 +202,23 @@ impl Engine {
             self.deadlines.remove(&(deadline, seq_id));
         }
         Some(sequence)
+    }
+
+    /// What may follow the token of a constrained sequence that came last. Ended or unknown ids are ignored.
+    pub fn set_mask(&mut self, seq_id: SeqId, mask: TokenMask) {
+        if let Some(sequence) = self.scheduler.sequence_mut(seq_id) {
+            sequence.set_mask(mask);
+        }
+    }
+
+    /// Whether a sequence could have a row in the next step, had it its mask.
+    pub fn lacks_masks(&self) -> bool {
+        self.scheduler.running.values().any(|running| running.sequence.lacks_only_mask())
+    }
+
+    /// Ends a request for a reason of its own. Ended or unknown ids are ignored.
+    pub fn fail(&mut self, seq_id: SeqId, error: GenerationError) -> Events {
+        self.end(seq_id).map(|_| (seq_id, GenerationEvent::Failed(error))).into_iter().collect()
     }
 
     /// Ends a request whose receiver is gone: no event follows, and its blocks are free for the next step.

@@ -54,8 +54,11 @@ fn digest(request: &ValidRequest) -> [u8; 32] {
     let counts = [u32::from(sampling.do_sample), sampling.top_k, sampling.top_n_tokens];
     let words = numbers.iter().map(|number| number.to_bits()).chain(counts);
     let words = words.chain(request.prompt_ids.iter().copied());
-    let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
-    Sha256::new().chain_update(request.caller.tenant.0).chain_update(bytes).finalize().into()
+    let biases = sampling.logit_bias.iter().flat_map(|(id, bias)| [*id, bias.to_bits()]);
+    let bytes: Vec<u8> = words.chain(biases).flat_map(u32::to_le_bytes).collect();
+    let constraint = request.constraint.as_ref().map_or([0; 32], |constraint| *constraint.digest());
+    let digest = Sha256::new().chain_update(request.caller.tenant.0).chain_update(constraint);
+    digest.chain_update(bytes).finalize().into()
 }
 
 #[cfg(test)]

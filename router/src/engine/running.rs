@@ -83,6 +83,7 @@ impl Running {
             input,
             sample,
             score_ids,
+            allowed: self.sequence.mask().filter(|_| sample).cloned(),
         };
         let n_explicit = if self.decoding { 0 } else { row.input.n_tokens() };
         self.n_blocks_sent = self.blocks.len();
@@ -93,6 +94,9 @@ impl Running {
     }
 
     fn next_input(&mut self) -> Option<(RowInput, bool)> {
+        if self.sequence.awaits_mask() {
+            return None;
+        }
         if self.decoding {
             let more = !self.sequence.is_fully_planned();
             return more.then_some((RowInput::LastSampled, true));

@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::prefix_cache::{BlockKey, ntk_doublings};
 use super::step::SampledToken;
 use super::suspicion::Suspicion;
+use crate::constraint::TokenMask;
 use crate::request::{FinishReason, GenerationEvent, Tenant, Timing, ValidRequest};
 
 /// Names a sequence for its whole life; never reused. A smaller id came earlier and so is senior.
@@ -36,11 +37,14 @@ pub struct Sequence {
     /// Blocks given to juniors while it waited for its own.
     pub n_blocks_overtaken: usize,
     pub suspicion: Suspicion,
+    /// What may be sampled next, if it is constrained; `None` from a token to the mask that follows from it.
+    mask: Option<TokenMask>,
 }
 
 impl Sequence {
     pub fn new(seq_id: SeqId, request: ValidRequest, queued: Instant) -> Self {
         Self {
+            mask: request.constraint.as_ref().map(|constraint| constraint.first_mask().clone()),
             seq_id,
             request,
             queued,
@@ -127,9 +131,29 @@ impl Sequence {
         n_samples >= u64::from(self.request.max_new_tokens)
     }
 
-    /// False while a reply can still add a token, so that a replay would begin too early.
+    /// False while a reply can still add a token, or a mask is missing, so that a replay would begin too early.
     pub fn is_settled(&self) -> bool {
-        self.n_rows_in_flight == 0
+        self.n_rows_in_flight == 0 && !self.awaits_mask()
+    }
+
+    pub fn mask(&self) -> Option<&TokenMask> {
+        self.mask.as_ref()
+    }
+
+    /// What may follow the token that came last.
+    pub fn set_mask(&mut self, mask: TokenMask) {
+        self.mask = Some(mask);
+    }
+
+    /// True while it is constrained and what may be sampled next is not known: its last token, or the mask
+    /// that follows from it, has not come.
+    pub fn awaits_mask(&self) -> bool {
+        self.request.constraint.is_some() && (self.mask.is_none() || self.n_samples_in_flight > 0)
+    }
+
+    /// True when nothing but a mask keeps it from its next token.
+    pub fn lacks_only_mask(&self) -> bool {
+        self.awaits_mask() && self.n_samples_in_flight == 0
     }
 
     /// It gets blocks, of which the first hold `n_cached` tokens already.
@@ -171,6 +195,7 @@ impl Sequence {
     /// (even when that token is an end-of-sequence token), then at an end-of-sequence token.
     pub fn accept(&mut self, sampled: SampledToken, now: Instant) -> (GenerationEvent, bool) {
         self.generated.push(sampled.token.id);
+        self.mask = None;
         let finish = if self.generated.len() as u64 >= u64::from(self.request.max_new_tokens) {
             Some(FinishReason::Length)
         } else if self.request.eos_ids.contains(&sampled.token.id) {

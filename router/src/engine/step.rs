@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::sequence::SeqId;
+use crate::constraint::TokenMask;
 use crate::request::{Sampling, TokenLogprob};
 
 /// One step to execute: after `forget`, all `rows` in one forward pass.
@@ -46,6 +47,8 @@ pub struct PlannedRow {
     pub sample: bool,
     /// Tokens whose log-probability is wanted, one after each of the first input tokens.
     pub score_ids: Vec<u32>,
+    /// With a row that samples, if the sequence is constrained: the tokens to choose from.
+    pub allowed: Option<TokenMask>,
 }
 
 /// What a shard must know of a sequence once.

@@ -22,11 +22,13 @@ pub(crate) fn request(n_prompt: u32, max_new_tokens: u32, eos: bool) -> ValidReq
             presence_penalty: 0.0,
             seed: 0,
             top_n_tokens: 0,
+            logit_bias: [].into(),
         },
         max_new_tokens,
         eos_ids: eos_ids.into(),
         caller: Caller::ANONYMOUS,
         prompt_logprobs: false,
+        constraint: None,
     }
 }
 

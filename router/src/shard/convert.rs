@@ -33,6 +33,7 @@ fn row_to_proto(row: PlannedRow) -> proto::Row {
         input: Some(input),
         sample: row.sample,
         score_ids: row.score_ids,
+        allowed_tokens: row.allowed.map(|mask| mask.bytes().to_vec()).unwrap_or_default(),
     }
 }
 
@@ -56,6 +57,8 @@ fn sampling_to_proto(sampling: Sampling) -> proto::SamplingParameters {
         presence_penalty: sampling.presence_penalty,
         seed: sampling.seed,
         top_n_tokens: sampling.top_n_tokens,
+        bias_ids: sampling.logit_bias.iter().map(|(id, _)| *id).collect(),
+        bias_values: sampling.logit_bias.iter().map(|(_, bias)| *bias).collect(),
     }
 }
 
@@ -115,6 +118,7 @@ fn token_from_proto(token: &proto::TokenLogprob) -> TokenLogprob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::constraint::TokenMask;
 
     fn sampled(id: u32) -> proto::row_result::Outcome {
         let token = Some(proto::TokenLogprob { id, logprob: -0.5 });
@@ -158,12 +162,14 @@ mod tests {
             input,
             sample: true,
             score_ids: vec![13, 14],
+            allowed: Some(TokenMask::new(&[0x102], 20)),
         };
         let got = row_to_proto(row(RowInput::Tokens(vec![12, 13])));
         let ids = proto::TokenIds { ids: vec![12, 13] };
         assert_eq!(got.input, Some(proto::row::Input::TokenIds(ids)));
         assert_eq!((got.sequence_id, got.position, got.new_blocks, got.sample), (5, 2, vec![8], true));
         assert_eq!(got.score_ids, [13, 14]);
+        assert_eq!(got.allowed_tokens, [2, 1, 0, 0]);
         let got = row_to_proto(row(RowInput::LastSampled));
         assert_eq!(got.input, Some(proto::row::Input::LastSampled(proto::LastSampled {})));
     }

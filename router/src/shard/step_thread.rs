@@ -8,6 +8,10 @@ use std::io;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+const MASK_THREADS: usize = 4;
+/// Automata are walked recursively; memory is taken as far as it is used.
+const MASK_STACK_BYTES: usize = 16 << 20;
+
 /// Ends its thread, and every task on it, when dropped.
 pub(super) struct StepThread {
     runtime: Handle,
@@ -19,7 +23,10 @@ impl StepThread {
     /// # Errors
     /// When the system has no thread or no event queue left.
     pub fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut builder = Builder::new_current_thread();
+        // Masks of constrained answers are computed beside the loop, a few at a time.
+        builder.max_blocking_threads(MASK_THREADS).thread_name("masks").thread_stack_size(MASK_STACK_BYTES);
+        let runtime = builder.enable_all().build()?;
         let handle = runtime.handle().clone();
         let (running, ended) = oneshot::channel();
         std::thread::Builder::new().name("step-loop".into()).spawn(move || {

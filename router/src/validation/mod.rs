@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::constraint::ConstraintSpec;
+use crate::constraint::{Compiler, Constraint, ConstraintSpec};
 use crate::request::{Caller, Limits, Sampling, ValidRequest};
 use crate::text::{Encoding, Prompt, TextError, Tokenizer};
 use rules::{Rules, SamplingChoice};
@@ -140,6 +140,8 @@ pub struct Validator {
     limits: Limits,
     rules: Rules,
     vocab_size: u32,
+    /// `None`: constraints are refused.
+    compiler: Option<Compiler>,
     /// Bounds how many blocking threads tokenize at once (`--validation-workers`).
     workers: Arc<Semaphore>,
 }
@@ -155,7 +157,14 @@ impl Validator {
     ) -> Self {
         let eos_ids = tokenizer.eos_ids().into();
         let workers = Arc::new(Semaphore::new(workers.max(1)));
-        Self { tokenizer, eos_ids, limits, rules, vocab_size, workers }
+        let compiler = None;
+        Self { tokenizer, eos_ids, limits, rules, vocab_size, compiler, workers }
+    }
+
+    /// From now on answers may be constrained. At most `workers` >= 1 constraints are compiled at once.
+    pub fn with_constraints(self, workers: usize) -> Self {
+        let compiler = Compiler::new(self.tokenizer.clone(), self.vocab_size, workers);
+        Self { compiler: Some(compiler), ..self }
     }
 
     pub fn rules(&self) -> &Rules {
@@ -170,15 +179,25 @@ impl Validator {
             ids.drain(..ids.len().saturating_sub(keep));
         }
         let max_new_tokens = rules::check_lengths(ids.len(), draft.max_new_tokens, &self.limits)?;
-        rules::check_unsupported(draft.constraint.is_some(), draft.prompt_logprobs, &self.rules)?;
-        self.check_ids(&ids)?;
+        rules::check_unsupported(draft.prompt_logprobs, &self.rules)?;
+        if ids.is_empty() {
+            return Err(Refusal::new(rules::EMPTY));
+        }
+        self.check_ids(ids.iter().copied().chain(draft.logit_bias.iter().map(|(id, _)| *id)))?;
+        let constraint = match draft.constraint {
+            Some(spec) => Some(self.constraint(spec).await?),
+            None => None,
+        };
+        // A constrained answer that is complete can only end.
+        let never_ends = draft.ignore_eos && constraint.is_none();
         let request = ValidRequest {
             prompt_ids: ids.into(),
             sampling,
             max_new_tokens,
-            eos_ids: if draft.ignore_eos { Arc::default() } else { self.eos_ids.clone() },
+            eos_ids: if never_ends { Arc::default() } else { self.eos_ids.clone() },
             caller: draft.caller,
             prompt_logprobs: draft.prompt_logprobs,
+            constraint,
         };
         Ok(Accepted::new(request, draft.stop))
     }
@@ -228,11 +247,14 @@ impl Validator {
         }
     }
 
-    fn check_ids(&self, ids: &[u32]) -> Result<(), Refusal> {
-        if ids.is_empty() {
-            return Err(Refusal::new(rules::EMPTY));
-        }
-        match ids.iter().find(|id| **id >= self.vocab_size) {
+    async fn constraint(&self, spec: ConstraintSpec) -> Result<Constraint, Refusal> {
+        let compiler = self.compiler.as_ref().ok_or_else(|| Refusal::new("grammar is not supported"))?;
+        let compiled = compiler.compile(spec).await;
+        compiled.map_err(|error| Refusal::new(format!("grammar is not valid: {error}")))
+    }
+
+    fn check_ids(&self, mut ids: impl Iterator<Item = u32>) -> Result<(), Refusal> {
+        match ids.find(|id| *id >= self.vocab_size) {
             Some(id) => Err(Refusal::new(format!(
                 "token ids must be < {}, the size of the model's vocabulary. Given: {id}",
                 self.vocab_size

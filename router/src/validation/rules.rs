@@ -59,6 +59,7 @@ impl SamplingChoice {
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
             seed: self.seed.unwrap_or(random_seed),
             top_n_tokens,
+            logit_bias: [].into(),
         }
     }
 
@@ -115,7 +116,23 @@ pub(super) fn check(draft: &Draft, rules: &Rules, max_input_tokens: u32) -> Resu
             format!("`truncate` must be strictly positive and less than {max_input_tokens}. Given: {n}")
         })?;
     }
-    Ok(draft.choice.resolve(draft.random_seed, draft.top_n_tokens))
+    check_bias(&draft.logit_bias)?;
+    let sampling = draft.choice.resolve(draft.random_seed, draft.top_n_tokens);
+    Ok(Sampling { logit_bias: draft.logit_bias.as_slice().into(), ..sampling })
+}
+
+/// Most tokens with a bias: a GPU has room for so many.
+pub const MAX_BIASES: usize = 1024;
+
+fn check_bias(biases: &[(u32, f32)]) -> Result<(), Refusal> {
+    let n = biases.len();
+    ensure(n <= MAX_BIASES, || format!("`logit_bias` supports up to {MAX_BIASES} tokens. Given: {n}"))?;
+    match biases.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
+        None => Ok(()),
+        Some((_, bias)) => {
+            Err(Refusal(format!("`logit_bias` values must be >= -100.0 and <= 100.0. Given: {bias}")))
+        }
+    }
 }
 
 /// Lengths after tokenizing; returns the exact number of tokens the request may generate.
@@ -140,8 +157,7 @@ pub(super) fn check_lengths(
 }
 
 /// Valid requests for things that this version, or this device, does not do.
-pub(super) fn check_unsupported(grammar: bool, prompt_logprobs: bool, rules: &Rules) -> Result<(), Refusal> {
-    ensure(!grammar, || "grammar is not supported".into())?;
+pub(super) fn check_unsupported(prompt_logprobs: bool, rules: &Rules) -> Result<(), Refusal> {
     ensure(!prompt_logprobs || rules.prompt_logprobs, || {
         "`decoder_input_details` is not supported: this device reports no log-probabilities of prompt tokens"
             .into()

@@ -109,6 +109,21 @@ fn lengths() {
 }
 
 #[test]
+fn biases_are_bounded() {
+    let many = (0..1025).map(|id| (id, 1.0)).collect::<Vec<_>>();
+    for (biases, expected) in [
+        (&[][..], ""),
+        (&[(0, -100.0), (7, 100.0)], ""),
+        (&many[..1024], ""),
+        (&many, "`logit_bias` supports up to 1024 tokens. Given: 1025"),
+        (&[(1, 100.5)], "`logit_bias` values must be >= -100.0 and <= 100.0. Given: 100.5"),
+        (&[(1, f32::NAN)], "`logit_bias` values must be >= -100.0 and <= 100.0. Given: NaN"),
+    ] {
+        assert_eq!(check_bias(biases).map_or_else(|e| e.0, |()| String::new()), expected);
+    }
+}
+
+#[test]
 fn best_of_and_streaming() {
     let one = Rules { max_best_of: 1, ..RULES };
     let text = |result: Result<(), Refusal>| result.map_or_else(|e| e.0, |()| String::new());
@@ -125,12 +140,9 @@ fn best_of_and_streaming() {
         text(check_streaming(None, true)),
         "`decoder_input_details` == true is not supported when streaming tokens"
     );
-    assert_eq!(text(check_unsupported(true, true, &RULES)), "grammar is not supported");
-    assert!(
-        text(check_unsupported(false, true, &RULES)).starts_with("`decoder_input_details` is not supported")
-    );
-    assert_eq!(text(check_unsupported(false, false, &RULES)), "");
-    assert_eq!(text(check_unsupported(false, true, &Rules { prompt_logprobs: true, ..RULES })), "");
+    assert!(text(check_unsupported(true, &RULES)).starts_with("`decoder_input_details` is not supported"));
+    assert_eq!(text(check_unsupported(false, &RULES)), "");
+    assert_eq!(text(check_unsupported(true, &Rules { prompt_logprobs: true, ..RULES })), "");
 }
 
 #[test]

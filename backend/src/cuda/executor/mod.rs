@@ -137,6 +137,10 @@ fn check_supported(row: &Row) -> Result<(), String> {
     if wanted > most {
         return Err(format!("top_n_tokens must be at most {most} on a GPU, got {wanted}"));
     }
+    let biased = row.start.as_ref().is_some_and(|start| !start.bias_ids.is_empty());
+    if biased || !row.allowed.is_empty() {
+        return Err("constrained or biased sampling is not computed on a GPU".to_owned());
+    }
     match row.score_ids.is_empty() {
         true => Ok(()),
         false => Err("log-probabilities of given tokens are not computed on a GPU".to_owned()),

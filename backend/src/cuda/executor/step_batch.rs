@@ -165,13 +165,14 @@ mod tests {
             start: start.ok().map(|sampling| Start {
                 sampling: Some(sampling),
                 prompt_length: 3,
-                cached_ids: vec![],
+                ..Start::default()
             }),
             position: start.err().unwrap_or(0),
             new_blocks: if start.is_ok() { vec![id as u32] } else { vec![] },
             input: Some(if tokens.is_empty() { Input::LastSampled } else { Input::Tokens(tokens.to_vec()) }),
             sample,
             score_ids: vec![],
+            allowed: vec![],
         }
     }
 

@@ -193,9 +193,9 @@ async fn refusals() {
         (r#""n":9"#, "validation", "Input validation error: `n` must be > 0 and <= 4. Given: 9"),
         (r#""n":0"#, "validation", "Input validation error: `n` must be > 0 and <= 4. Given: 0"),
         (
-            r#""response_format":{"type":"json_object"}"#,
+            r#""response_format":{"type":"json_schema"}"#,
             "validation",
-            "Input validation error: grammar is not supported",
+            "Input validation error: `response_format` of type `json_schema` must have `json_schema`",
         ),
         (tool, "tool_error", "Tool error: Tools are not supported yet"),
         (

@@ -15,15 +15,15 @@ use crate::text::testing::{byte_level, message, metaspace, tiktoken, tiktoken_fi
 use crate::text::{ChatTemplate, Detokenizer, StopMatcher};
 
 /// Executions of one target.
-fn executions() -> u64 {
+pub fn executions() -> u64 {
     std::env::var("QUERN_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
 /// Splitmix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -31,11 +31,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+    pub fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 }
@@ -71,7 +71,7 @@ const DICTIONARY: &[&str] = &[
 ]; // fmt: skip
 
 /// Some changes to one of the corpus: bytes flipped, cut, doubled, pieces put in, ends of others appended.
-fn mutate(random: &mut Random, corpus: &[&str]) -> Vec<u8> {
+pub fn mutate(random: &mut Random, corpus: &[&str]) -> Vec<u8> {
     let mut bytes = random.pick(corpus).as_bytes().to_vec();
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len() + 1);

@@ -208,7 +208,7 @@ pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server 
     });
     let mut serving = Serving {
         engine,
-        validator: Validator::new(tokenizer.clone(), LIMITS, rules, INFO().vocab_size, 2),
+        validator: Validator::new(tokenizer.clone(), LIMITS, rules, INFO().vocab_size, 2).with_constraints(2),
         tokenizer,
         template,
         metrics: metrics.clone(),

@@ -4,8 +4,10 @@
 
 mod chat;
 mod completions;
+mod constraints;
 mod edge;
 mod fuzz;
+mod fuzz_grammars;
 mod harness;
 mod routes;
 mod tgi;

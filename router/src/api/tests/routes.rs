@@ -153,7 +153,10 @@ async fn vllms_generate() {
         (json!({"prompt": "x", "n": 5}), "`n` must be > 0 and <= 4. Given: 5"),
         (json!({"prompt": "x", "temperature": -1}), "`temperature` must be strictly positive"),
         (json!({"prompt": ""}), "`inputs` cannot be empty"),
-        (json!({"prompt": "x", "guided_decoding": {"regex": "a"}}), "grammar is not supported"),
+        (
+            json!({"prompt": "x", "guided_decoding": {"choice": []}}),
+            "grammar is not valid: a choice has 1 to 10000 texts. Given: 0",
+        ),
     ] {
         let expected = (422, format!("Input validation error: {text}"));
         assert_eq!(refused(&server, "/generate", body).await, expected);

@@ -11,8 +11,10 @@ use crate::engine::{Counters, EngineConfig};
 fn wish() -> impl Strategy<Value = Wish> {
     let timeout = prop_oneof![9 => Just(None), 1 => (0u64..30).prop_map(Some)];
     let poison = prop_oneof![19 => Just(None), 1 => (1u32..30).prop_map(Some)];
-    (1u32..30, 1u32..10, any::<bool>(), 0u8..3, 0u32..4, timeout, poison).prop_map(
-        |(n_prompt, max_new, eos, tenant, family, timeout_ms, poison)| Wish {
+    let constrained = prop::bool::weighted(0.3);
+    let who = (any::<bool>(), 0u8..3, 0u32..4, constrained);
+    (1u32..30, 1u32..10, who, timeout, poison).prop_map(
+        |(n_prompt, max_new, (eos, tenant, family, constrained), timeout_ms, poison)| Wish {
             n_prompt,
             max_new,
             eos,
@@ -20,6 +22,7 @@ fn wish() -> impl Strategy<Value = Wish> {
             family,
             timeout_ms,
             poison,
+            constrained,
         },
     )
 }
@@ -32,6 +35,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<usize>().prop_map(Op::Cancel),
         1 => (0u32..10).prop_map(|spare_blocks| Op::Kill { spare_blocks }),
         2 => (0u64..20).prop_map(Op::Wait),
+        12 => any::<usize>().prop_map(Op::Mask),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::naive_shard::{NaiveShard, token_after};
+use crate::constraint::{Constraint, TokenMask};
 use crate::engine::testing::request;
 use crate::engine::{Counters, Engine, EngineConfig, Events, PlannedStep, RowInput, SeqId};
 use crate::request::{Caller, FinishReason, GenerationError, GenerationEvent, Tenant, ValidRequest};
@@ -26,6 +27,8 @@ pub enum Op {
     },
     /// So many milliseconds pass.
     Wait(u64),
+    /// The mask comes that a constrained request waits for: the one with this index among those that do.
+    Mask(usize),
 }
 
 /// A request that a history makes.
@@ -40,6 +43,8 @@ pub struct Wish {
     pub timeout_ms: Option<u64>,
     /// The step that brings it to so many tokens kills the shard.
     pub poison: Option<u32>,
+    /// Every sample needs a mask.
+    pub constrained: bool,
 }
 
 /// Room for the longest wish, in tokens.
@@ -65,9 +70,21 @@ struct Request {
     n_samples_in_flight: u32,
     /// Fatal steps in which it was alone.
     n_fatal_alone: u32,
+    /// Its last token's mask has not come.
+    lacks_mask: bool,
+}
+
+/// The mask of the token after `n` others.
+fn mask_after(n: usize) -> TokenMask {
+    TokenMask::new(&[n as u32 + 1], 32)
 }
 
 impl Request {
+    /// True when it can have no row that samples.
+    fn waits_for_mask(&self) -> bool {
+        self.wish.constrained && (self.lacks_mask || self.n_samples_in_flight > 0)
+    }
+
     fn is_open(&self) -> bool {
         matches!(self.state, State::Waiting | State::Running)
     }
@@ -128,6 +145,7 @@ impl World {
                 self.lose_shard(*spare_blocks);
             }
             Op::Wait(ms) => self.wait(*ms),
+            Op::Mask(index) => self.mask(*index),
         }
         self.check_counts();
     }
@@ -139,6 +157,7 @@ impl World {
         let mut valid = request(wish.n_prompt, wish.max_new, wish.eos);
         valid.prompt_ids = (0..wish.n_prompt).map(prompt).collect();
         valid.caller = Caller { tenant: Tenant([wish.tenant; 32]), deadline };
+        valid.constraint = wish.constrained.then(|| Constraint::with_first_mask(mask_after(0)));
         let events = self.engine.submit(seq_id, valid.clone(), self.now);
         let request = Request {
             valid,
@@ -148,6 +167,7 @@ impl World {
             decoding: false,
             n_samples_in_flight: 0,
             n_fatal_alone: 0,
+            lacks_mask: false,
         };
         self.requests.insert(seq_id, request);
         self.receive(events);
@@ -156,7 +176,8 @@ impl World {
     fn plan(&mut self) {
         let full = self.in_flight.len() >= self.config.max_steps_in_flight as usize;
         let Some(step) = self.engine.plan_step(self.now) else {
-            assert!(full || !self.in_flight.is_empty() || self.engine.is_idle(), "work is left lying");
+            let waits = !self.in_flight.is_empty() || !self.lacking_masks().is_empty();
+            assert!(full || waits || self.engine.is_idle(), "work is left lying");
             return;
         };
         assert!(!full, "more steps in flight than the shard wants");
@@ -170,6 +191,9 @@ impl World {
             if row.start.is_some() {
                 assert_eq!(request.n_samples_in_flight, 0, "replayed before all its tokens are known");
             }
+            let mask = (row.sample && request.wish.constrained).then(|| mask_after(request.got.len()));
+            assert_eq!(row.allowed, mask, "every sample of a constrained sequence has the mask of its place");
+            assert!(!row.sample || !request.waits_for_mask(), "the mask of the last token has not come");
             request.state = State::Running;
             request.decoding = row.sample;
             request.n_samples_in_flight += u32::from(row.sample);
@@ -188,8 +212,9 @@ impl World {
             for (seq_id, request) in &self.requests {
                 let n_samples = request.got.len() as u32 + request.n_samples_in_flight;
                 let goes_on = request.is_open() && request.decoding && n_samples < request.wish.max_new;
+                let waits = request.waits_for_mask();
                 let has_row = step.rows.iter().any(|row| row.seq_id == *seq_id);
-                assert!(!goes_on || has_row, "{seq_id:?} waits although it could decode");
+                assert!(!goes_on || has_row || waits, "{seq_id:?} waits although it could decode");
             }
         }
         for block in step.rows.iter().flat_map(|row| &row.new_blocks) {
@@ -225,6 +250,7 @@ impl World {
             match event {
                 GenerationEvent::Token { token, finish, .. } => {
                     request.got.push(token.id);
+                    request.lacks_mask = request.wish.constrained && finish.is_none();
                     if let Some(reason) = finish {
                         request.state = State::Finished(reason);
                     }
@@ -241,6 +267,19 @@ impl World {
         if let Some(request) = self.requests.get_mut(&seq_id).filter(|request| request.is_open()) {
             request.state = State::Cancelled;
         }
+    }
+
+    fn lacking_masks(&self) -> Vec<SeqId> {
+        let lacking = self.requests.iter().filter(|(_, request)| request.is_open() && request.lacks_mask);
+        lacking.map(|(seq_id, _)| *seq_id).collect()
+    }
+
+    fn mask(&mut self, index: usize) {
+        let lacking = self.lacking_masks();
+        let Some(seq_id) = index.checked_rem(lacking.len()).map(|i| lacking[i]) else { return };
+        let request = self.requests.get_mut(&seq_id).expect("submitted");
+        request.lacks_mask = false;
+        self.engine.set_mask(seq_id, mask_after(request.got.len()));
     }
 
     fn wait(&mut self, ms: u64) {
@@ -292,6 +331,7 @@ impl World {
             self.plan();
             self.plan();
             self.reply(usize::MAX);
+            self.lacking_masks().iter().for_each(|_| self.mask(0));
             if self.engine.is_idle() {
                 break;
             }
