@@ -74,7 +74,8 @@ def until(condition, seconds, what):
 
 
 class Server:
-    def __init__(self, *args, env=None, port=None):
+    def __init__(self, *args, env=None, port=None, start_seconds=START_SECONDS):
+        self.start_seconds = start_seconds
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.args = [str(a) for a in args]
@@ -115,7 +116,7 @@ class Server:
                 raise AssertionError(f"the launcher ended with {self.process.returncode}:\n{self.output()}")
             return self.healthy()
 
-        until(ready_or_dead, START_SECONDS, f"/health of {self.args}")
+        until(ready_or_dead, self.start_seconds, f"/health of {self.args}")
         return self
 
     def post(self, path, body, **kwargs):

@@ -17,10 +17,8 @@ use crate::environment;
 use crate::error::LauncherError;
 use crate::model::hub::{self, CacheVariables, HubModel, HubSettings};
 use crate::model::{ModelFacts, ModelSource, Weights, read_folder, starter};
+use crate::programs::Companion;
 use crate::supervise::{self, Launch, Program, Resolved, SocketFolder, StopSignals};
-
-const SHARD: &str = "text-generation-shard";
-const ROUTER: &str = "text-generation-router";
 
 /// Serves until a signal or a failure. `without_effect` names set flags that do nothing.
 ///
@@ -38,7 +36,7 @@ pub async fn serve(args: &Args, without_effect: &[String]) -> Result<(), Launche
         warn!("`--{flag}` has no effect in this release");
     }
     let address = check_arguments(args)?;
-    let programs = (find(SHARD, "QUERN_SHARD_BIN")?, find(ROUTER, "QUERN_ROUTER_BIN")?);
+    let programs = (Companion::Shard.find()?, Companion::Router.find()?);
     let (folder, model_name) = tokio::select! {
         found = find_model(args) => found?,
         // As with TGI: stopped while downloading is stopped, not failed.
@@ -92,18 +90,6 @@ fn check_port(address: SocketAddr) -> Result<(), LauncherError> {
     })
 }
 
-fn find(name: &str, variable: &str) -> Result<PathBuf, LauncherError> {
-    let own = std::env::current_exe().ok();
-    let found =
-        supervise::find_program(name, std::env::var_os(variable), own.as_deref(), std::env::var_os("PATH"));
-    found.ok_or_else(|| {
-        LauncherError::argument(format!(
-            "{name} is neither beside {} nor on PATH. Build or install the three programs together",
-            own.unwrap_or_default().display()
-        ))
-    })
-}
-
 /// Folder and name of the model.
 async fn find_model(args: &Args) -> Result<(PathBuf, String), LauncherError> {
     let id = args.model.model_id.as_deref();
@@ -116,7 +102,8 @@ async fn find_model(args: &Args) -> Result<(PathBuf, String), LauncherError> {
         ModelSource::Starter => {
             let no_home =
                 || LauncherError::argument("no --model-id, and neither HOME nor XDG_CACHE_HOME is set");
-            starter::prepare(&CacheVariables::from_environment().user_cache().ok_or_else(no_home)?).await?
+            let cache = CacheVariables::from_environment().user_cache().ok_or_else(no_home)?;
+            starter::prepare(&cache, args.json_output).await?
         }
     };
     info!("Successfully downloaded weights for {name}");

@@ -14,4 +14,5 @@ pub mod error;
 pub mod launch;
 pub mod logging;
 pub mod model;
+pub mod programs;
 pub mod supervise;

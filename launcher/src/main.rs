@@ -1,4 +1,4 @@
-//! `text-generation-launcher`: the program that people start. Parses, then serves, converts or downloads.
+//! `text-generation-launcher`: the program that people start. Parses, then serves, or does what a subcommand says.
 //!
 //! Exit codes as TGI's: 0 after a signal or a finished subcommand, 1 after an error, which is one
 //! last line `Error: ...` on stderr, 2 for a command line that cannot be parsed.
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use text_generation_launcher::args::{Args, Command, Invocation, parse};
 use text_generation_launcher::convert::{self, ConvertArgs};
 use text_generation_launcher::download::{self, DownloadArgs};
+use text_generation_launcher::programs::Companion;
 use text_generation_launcher::{launch, logging};
 
 fn main() -> ExitCode {
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Some(Command::Convert(arguments)) => convert(arguments),
         Some(Command::DownloadWeights(arguments)) => download(arguments),
+        Some(Command::Quantize(arguments)) => Err(Companion::Quantizer.become_it(arguments).into()),
         None => serve(&cli.args, &without_effect),
     };
     match done {

@@ -3,7 +3,7 @@
 
 pub mod decoder;
 pub mod load;
-mod names;
+pub mod names;
 pub mod rope;
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! What each model family calls its tensors: a table, read by `load`. A new family starts here.
+//! What each model family calls its tensors: a table, read by `load` and by
+//! the quantizer. A new family starts here.
 
 use crate::config::Family;
 
 /// Tensor names of one family. Norms are full names, linear layers prefixes (of `.weight`,
 /// `.qweight`, `.bias`, ...); those of a layer follow `layers` and its number.
 #[derive(Debug)]
-pub(super) struct Names {
+pub struct Names {
     pub embedding: &'static str,
     pub final_norm: &'static str,
     pub lm_head: &'static str,
@@ -23,7 +24,7 @@ pub(super) struct Names {
 
 /// How the projections of attention's input are stored.
 #[derive(Debug)]
-pub(super) enum Qkv {
+pub enum Qkv {
     /// One layer, q then k then v.
     Fused(&'static str),
     Split([&'static str; 3]),
@@ -57,7 +58,8 @@ const LLAMA: Names = Names {
     down: "mlp.down_proj",
 };
 
-pub(super) fn names(family: Family) -> &'static Names {
+/// The table of `family`.
+pub fn names(family: Family) -> &'static Names {
     match family {
         Family::Qwen => &QWEN,
         Family::Qwen2 | Family::Llama | Family::Mistral => &LLAMA,

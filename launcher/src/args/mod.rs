@@ -20,6 +20,7 @@ use clap::{ArgMatches, Args as ClapArgs, CommandFactory, FromArgMatches, Parser,
 
 use crate::convert::ConvertArgs;
 use crate::download::DownloadArgs;
+use crate::programs::PassedOn;
 pub use accepted::AcceptedArgs;
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
@@ -39,7 +40,8 @@ const OTHER_VARIABLES: &str = "Other environment variables:
   HF_HUB_DOWNLOAD_TIMEOUT              seconds that a download may bring nothing (10)
   HTTPS_PROXY, ALL_PROXY, NO_PROXY     proxies of downloads; SSL_CERT_FILE: certificates to trust instead
   XDG_CACHE_HOME                       where the starter model is kept, under quern/ (default ~/.cache)
-  QUERN_SHARD_BIN, QUERN_ROUTER_BIN    the other two programs, when they are neither beside this one nor on PATH";
+  QUERN_SHARD_BIN, QUERN_ROUTER_BIN,   the other programs, when they are neither beside this one nor on PATH
+  QUERN_QUANTIZER_BIN";
 
 /// Serves a large language model over the HTTP APIs of text-generation-inference and OpenAI.
 #[derive(Debug, Parser)]
@@ -56,6 +58,9 @@ pub struct Cli {
 pub enum Command {
     /// Turn a GGUF file into a Hugging Face folder that this server loads.
     Convert(ConvertArgs),
+    /// Quantise a float model folder to 4-bit AWQ: activation-aware scales and clipping.
+    #[command(disable_help_flag = true)]
+    Quantize(PassedOn),
     /// Download a model of the Hugging Face Hub into the cache, and print its folder.
     DownloadWeights(DownloadArgs),
 }

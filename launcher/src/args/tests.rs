@@ -183,3 +183,11 @@ fn convert_is_a_subcommand() {
     assert!(parse(&["convert", "model.gguf"]).is_err());
     assert!(parse(&["--port", "1", "convert", "a", "b"]).is_err(), "serving flags with a subcommand");
 }
+
+#[test]
+fn quantize_passes_everything_on() {
+    let flags = ["in", "out", "--group-size", "64", "--help"];
+    let parsed = parse(&[&["quantize"][..], &flags].concat()).expect("parses");
+    let Some(Command::Quantize(passed_on)) = parsed.cli.command else { panic!("not quantize") };
+    assert_eq!(passed_on.arguments, flags);
+}

@@ -20,6 +20,9 @@ pub enum ConvertError {
     /// The file is well-formed, but of a kind that cannot be converted.
     #[error("unsupported GGUF: {0}")]
     Unsupported(String),
+    /// The folder could not be written.
+    #[error(transparent)]
+    Write(#[from] text_generation_checkpoint::WriteError),
     /// A weight that the chosen format cannot hold.
     #[error("tensor {tensor:?}: {reason}")]
     Weight {
@@ -53,7 +56,7 @@ impl ConvertError {
             Self::Damaged(_) | Self::Unsupported(_) | Self::Weight { .. } => {
                 Self::InFile { path: path.to_path_buf(), reason: Box::new(self) }
             }
-            Self::Io { .. } | Self::InFile { .. } | Self::Argument(_) => self,
+            Self::Io { .. } | Self::Write(_) | Self::InFile { .. } | Self::Argument(_) => self,
         }
     }
 }

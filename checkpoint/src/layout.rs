@@ -1,5 +1,5 @@
 //! Where each tensor of `model.safetensors` lies, known before any data is.
-//! Called by `write`. Must order and head the file exactly as the safetensors library's own writer does (widest
+//! Called by whoever streams a checkpoint. Must order and head the file exactly as the safetensors library's own writer does (widest
 //! dtype first, then by name), so that a streamed file equals one written at once.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
 
 /// The header of a file and the position of each tensor.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub struct Layout {
     /// Length prefix and JSON, padded to eight bytes.
     pub header: Vec<u8>,
     offsets: HashMap<String, u64>,
@@ -17,14 +17,14 @@ pub(super) struct Layout {
 }
 
 /// A tensor to place: name, dtype, shape.
-pub(super) type Entry = (String, Dtype, Vec<usize>);
+pub type Entry = (String, Dtype, Vec<usize>);
 
 impl Layout {
     /// Places `entries`.
     ///
     /// # Errors
     /// When a shape overflows.
-    pub(super) fn new(mut entries: Vec<Entry>) -> Result<Self, SafeTensorError> {
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, SafeTensorError> {
         entries.sort_by(|(left_name, left, _), (right_name, right, _)| {
             right.cmp(left).then_with(|| left_name.cmp(right_name))
         });
@@ -49,7 +49,10 @@ impl Layout {
     }
 
     /// Position in the file of the tensor `name`, which was among the entries.
-    pub(super) fn offset(&self, name: &str) -> u64 {
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn offset(&self, name: &str) -> u64 {
         self.offsets[name]
     }
 }

@@ -1,5 +1,5 @@
 //! 4-bit weights in AutoAWQ's "gemm" layout: group-wise rounding to nearest, and the packing of eight nibbles a word.
-//! Called by `write` for each linear layer. Knows slices and shapes only; must never see a file or a tensor name.
+//! Called for each linear layer. Knows slices and shapes only; must never see a file or a tensor name.
 //!
 //! The layout, for a linear layer with `K` input and `N` output features in groups of `G` input features:
 //! * `qweight` int32 `[K, N/8]`: word `j` of a row holds output columns `8j..8j+8`, lowest nibble first, nibble `i`
@@ -7,23 +7,24 @@
 //! * `qzeros` int32 `[K/G, N/8]`, packed alike; `scales` float16 `[K/G, N]`;
 //! * weight `[k, n] = (q[k, n] - zero[k/G, n]) * scale[k/G, n]`.
 //!
-//! This is AWQ's storage format, not its method: no activation-aware scaling is searched for.
+//! This is AWQ's storage format, not its method: activation-aware scaling is searched for by the quantizer, which brings
+//! its own levels.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 /// Columns of a word by nibble position, lowest first (AutoAWQ interleaves even and odd columns).
-pub(crate) const PACK_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+pub const PACK_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 /// Columns in a word.
-pub(crate) const PACK: usize = 8;
+pub const PACK: usize = 8;
 /// Greatest 4-bit value.
-const MAX_QUANT: f32 = 15.0;
+pub const MAX_QUANT: f32 = 15.0;
 /// Least range of a group, so that a group of zeros has a scale too.
 const MIN_RANGE: f32 = 1e-5;
 
 /// Sizes of one linear layer. `k` is a multiple of `group_size`, `n` of [`PACK`]; both are positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LinearShape {
+pub struct LinearShape {
     /// Input features.
     pub k: usize,
     /// Output features.
@@ -34,7 +35,7 @@ pub(crate) struct LinearShape {
 
 impl LinearShape {
     /// The shape, or why the layout cannot hold it.
-    pub(crate) fn new(k: usize, n: usize, group_size: usize) -> Result<Self, String> {
+    pub fn new(k: usize, n: usize, group_size: usize) -> Result<Self, String> {
         if group_size == 0 || k == 0 || !k.is_multiple_of(group_size) {
             return Err(format!("the group size {group_size} does not divide its {k} input features"));
         }
@@ -45,19 +46,19 @@ impl LinearShape {
     }
 
     /// Groups along the input features.
-    pub(crate) fn n_groups(self) -> usize {
+    pub fn n_groups(self) -> usize {
         self.k / self.group_size
     }
 
     /// Words in a row of `qweight` and `qzeros`.
-    pub(crate) fn n_words(self) -> usize {
+    pub fn n_words(self) -> usize {
         self.n / PACK
     }
 }
 
 /// A quantised linear layer; see the file's head for the layout.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AwqLinear {
+pub struct AwqLinear {
     pub shape: LinearShape,
     pub qweight: Vec<u32>,
     pub qzeros: Vec<u32>,
@@ -66,7 +67,7 @@ pub(crate) struct AwqLinear {
 
 impl AwqLinear {
     /// A layer of zeros, to be filled by [`set_rows`](Self::set_rows).
-    pub(crate) fn zeros(shape: LinearShape) -> Self {
+    pub fn zeros(shape: LinearShape) -> Self {
         Self {
             shape,
             qweight: vec![0; shape.k * shape.n_words()],
@@ -76,25 +77,54 @@ impl AwqLinear {
     }
 
     /// Quantises output features `first..` from `rows`, `[n, K]` row-major with `first` and `n` multiples of [`PACK`].
-    pub(crate) fn set_rows(&mut self, first: usize, rows: &[f16]) {
-        let LinearShape { k, n, group_size } = self.shape;
-        let (n_groups, n_words) = (self.shape.n_groups(), self.shape.n_words());
+    pub fn set_rows(&mut self, first: usize, rows: &[f16]) {
+        let LinearShape { k, group_size, .. } = self.shape;
         let mut row = vec![0.0; k];
-        let mut quants = vec![[0; PACK]; k];
-        let mut zeros = vec![[0; PACK]; n_groups];
-        for (strip, rows) in rows.chunks_exact(PACK * k).enumerate() {
-            let word = first / PACK + strip;
+        let mut strip = Strip::new(self.shape);
+        for (i, rows) in rows.chunks_exact(PACK * k).enumerate() {
             for (lane, half_row) in rows.chunks_exact(k).enumerate() {
                 half_row.convert_to_f32_slice(&mut row);
                 for (g, group) in row.chunks_exact(group_size).enumerate() {
                     let grid = Grid::of(group);
-                    self.scales[g * n + word * PACK + lane] = grid.scale;
-                    zeros[g][lane] = grid.zero as u8;
-                    grid.snap_all(group, &mut quants[g * group_size..], lane);
+                    strip.scales[g][lane] = grid.scale;
+                    strip.zeros[g][lane] = grid.zero as u8;
+                    grid.snap_all(group, &mut strip.quants[g * group_size..], lane);
                 }
             }
-            scatter(&quants, &mut self.qweight, word, n_words);
-            scatter(&zeros, &mut self.qzeros, word, n_words);
+            self.set_strip(first / PACK + i, &strip);
+        }
+    }
+
+    /// Takes output features `8 word..8 word + 8` as they are.
+    pub fn set_strip(&mut self, word: usize, strip: &Strip) {
+        let (n, n_words) = (self.shape.n, self.shape.n_words());
+        scatter(&strip.quants, &mut self.qweight, word, n_words);
+        scatter(&strip.zeros, &mut self.qzeros, word, n_words);
+        for (scales, row) in strip.scales.iter().zip(self.scales.chunks_exact_mut(n)) {
+            row[word * PACK..][..PACK].copy_from_slice(scales);
+        }
+    }
+}
+
+/// Eight neighbouring output features of a layer, quantised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strip {
+    /// `[K]`, values 0 to 15.
+    pub quants: Vec<[u8; PACK]>,
+    /// `[K/G]`, values 0 to 15.
+    pub zeros: Vec<[u8; PACK]>,
+    /// `[K/G]`
+    pub scales: Vec<[f16; PACK]>,
+}
+
+impl Strip {
+    /// Zeros, for a layer of this shape.
+    pub fn new(shape: LinearShape) -> Self {
+        let n_groups = shape.n_groups();
+        Self {
+            quants: vec![[0; PACK]; shape.k],
+            zeros: vec![[0; PACK]; n_groups],
+            scales: vec![[f16::ZERO; PACK]; n_groups],
         }
     }
 }
@@ -107,22 +137,27 @@ fn scatter(columns: &[[u8; PACK]], words: &mut [u32], word: usize, n_words: usiz
 }
 
 /// Eight 4-bit values of neighbouring columns as one word.
-pub(crate) fn pack(values: &[u8; PACK]) -> u32 {
+pub fn pack(values: &[u8; PACK]) -> u32 {
     PACK_ORDER.iter().enumerate().fold(0, |word, (i, &column)| word | u32::from(values[column]) << (4 * i))
 }
 
 /// The sixteen levels of one group: `(q - zero) * scale` for q in 0..=15.
-#[derive(Clone, Copy, Debug)]
-struct Grid {
-    scale: f16,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    pub scale: f16,
     /// A whole number, 0 to 15.
-    zero: f32,
+    pub zero: f32,
 }
 
 impl Grid {
     /// The levels that span `group` and zero.
     fn of(group: &[f32]) -> Self {
         let (low, high) = group.iter().fold((0.0f32, 0.0f32), |(low, high), &w| (low.min(w), high.max(w)));
+        Self::spanning(low, high)
+    }
+
+    /// The levels from `low` (at most zero) to `high` (at least zero).
+    pub fn spanning(low: f32, high: f32) -> Self {
         // Rounded before use, so that q fits the scale as it is stored.
         let scale = f16::from_f32((high - low).max(MIN_RANGE) / MAX_QUANT);
         let zero = (-(low / scale.to_f32()).round_ties_even()).clamp(0.0, MAX_QUANT);
