@@ -137,6 +137,11 @@ class Server:
                     data = line[6:].decode()
                     yield data if data == "[DONE]" else json.loads(data)
 
+    def metric(self, series):
+        """The value of one series of /metrics, `name` or `name{label="value"}`."""
+        lines = requests.get(self.url + "/metrics", timeout=5).text.splitlines()
+        return float(next(line for line in lines if line.startswith(series + " ")).rsplit(" ", 1)[1])
+
     def family(self):
         return children_of(self.process.pid)
 

@@ -112,6 +112,10 @@ impl Scheduler {
         blocked: &mut Option<Blocked>,
         now: Instant,
     ) -> Result<usize, Refusal> {
+        let is_full = self.running.len() >= self.config.max_batch_size as usize;
+        if is_full && !self.queue.tenant_of(seq_id).is_some_and(|tenant| self.queue.others_run(&tenant)) {
+            return Err(Refusal::NoPlace);
+        }
         let mut need = self.need(seq_id);
         if let Some(blocked) = blocked {
             if need.cost > blocked.allowance || self.n_lacking(&need) > 0 {

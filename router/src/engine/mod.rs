@@ -8,6 +8,7 @@ mod allotment;
 mod block_pool;
 mod config;
 mod counters;
+mod in_flight;
 mod preemption;
 mod prefix_cache;
 mod quarantine;
@@ -27,6 +28,7 @@ use std::time::Instant;
 
 pub use config::{EngineConfig, EngineConfigError};
 pub use counters::Counters;
+pub use in_flight::StepMismatch;
 pub use sequence::SeqId;
 pub use step::{
     PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, StartSequence, StepOutcome,
@@ -34,23 +36,13 @@ pub use step::{
 
 use crate::constraint::TokenMask;
 use crate::request::{GenerationError, GenerationEvent, ValidRequest};
+use in_flight::{InFlightRow, InFlightStep};
 use quarantine::Quarantine;
 use scheduler::Scheduler;
 use sequence::Sequence;
 
 /// Events for the requests' receivers, in order of generation.
 pub type Events = Vec<(SeqId, GenerationEvent)>;
-
-/// A reply that does not answer the oldest step in flight: the shard cannot be trusted any more.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StepMismatch {
-    #[error("the shard answered step {got}, expected step {expected:?}")]
-    Step { expected: Option<u64>, got: u64 },
-    #[error("the shard's answer to step {step_id} has no result for sequence {seq_id}")]
-    Missing { step_id: u64, seq_id: u64 },
-    #[error("the shard's answer to step {step_id} has a result for sequence {seq_id} that was not asked for")]
-    Unexpected { step_id: u64, seq_id: u64 },
-}
 
 #[derive(Debug)]
 pub struct Engine {
@@ -65,22 +57,6 @@ pub struct Engine {
     quarantine: Quarantine,
     /// Of every request that has one.
     deadlines: BTreeSet<(Instant, SeqId)>,
-}
-
-#[derive(Debug)]
-struct InFlightStep {
-    step_id: u64,
-    rows: Vec<InFlightRow>,
-}
-
-#[derive(Debug)]
-struct InFlightRow {
-    seq_id: SeqId,
-    sample: bool,
-    /// Tokens of the sequence in the KV cache after the row.
-    n_tokens: usize,
-    /// Position of the first token whose log-probability was asked for, and how many were.
-    scores: (usize, usize),
 }
 
 impl Engine {
@@ -320,31 +296,5 @@ impl Engine {
     /// True when no request is running or waiting.
     pub fn is_idle(&self) -> bool {
         self.scheduler.running.is_empty() && self.scheduler.queue.is_empty()
-    }
-}
-
-impl InFlightStep {
-    /// The shard's results, one for each row.
-    fn pair(
-        &self,
-        results: Vec<RowOutcome>,
-    ) -> Result<Vec<Option<Result<SampledToken, String>>>, StepMismatch> {
-        let step_id = self.step_id;
-        let mut results = results.into_iter().peekable();
-        let mut paired = Vec::with_capacity(self.rows.len());
-        for InFlightRow { seq_id, sample, .. } in &self.rows {
-            let result = results.next_if(|result| result.seq_id == *seq_id).map(|r| r.result);
-            match result {
-                None if *sample => return Err(StepMismatch::Missing { step_id, seq_id: seq_id.0 }),
-                Some(Ok(_)) if !sample => {
-                    return Err(StepMismatch::Unexpected { step_id, seq_id: seq_id.0 });
-                }
-                result => paired.push(result),
-            }
-        }
-        match results.next() {
-            Some(extra) => Err(StepMismatch::Unexpected { step_id, seq_id: extra.seq_id.0 }),
-            None => Ok(paired),
-        }
     }
 }

@@ -67,6 +67,9 @@ impl Scheduler {
     /// one holds no less than the sequence's. False, with nothing changed, when that cannot be.
     pub fn yield_to(&mut self, seq_id: SeqId, lack: Lack) -> bool {
         let Some(tenant) = self.queue.tenant_of(seq_id) else { return false };
+        if !self.queue.others_run(&tenant) {
+            return false;
+        }
         let mut holdings = self.holdings();
         let own = holdings.remove(&tenant).unwrap_or_default();
         let size = |holding: &Holding| match lack {

@@ -113,6 +113,11 @@ impl Queue {
         self.retire(tenant);
     }
 
+    /// Whether any sequence of another tenant runs.
+    pub fn others_run(&self, tenant: &Tenant) -> bool {
+        self.lanes.iter().any(|(other, lane)| other != tenant && lane.n_running > 0)
+    }
+
     /// A step computes `n_tokens` for the tenant.
     pub fn charge(&mut self, tenant: &Tenant, n_tokens: usize) {
         if let Some(lane) = self.lanes.get_mut(tenant) {

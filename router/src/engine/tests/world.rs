@@ -1,13 +1,13 @@
 //! The naive world beside the engine: it keeps every request for ever, plays the shard, and recomputes
 //! what must be true after each operation. Driven by `histories`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::naive_shard::{NaiveShard, token_after};
 use crate::constraint::{Constraint, TokenMask};
 use crate::engine::testing::request;
-use crate::engine::{Counters, Engine, EngineConfig, Events, PlannedStep, RowInput, SeqId};
+use crate::engine::{Counters, Engine, EngineConfig, Events, PlannedRow, PlannedStep, RowInput, SeqId};
 use crate::request::{Caller, FinishReason, GenerationError, GenerationEvent, Tenant, ValidRequest};
 
 /// What a history can do.
@@ -65,6 +65,8 @@ struct Request {
     wish: Wish,
     state: State,
     got: Vec<u32>,
+    /// Its table, as the shard was told.
+    blocks: Vec<u32>,
     /// Has sampled, and will again, since the shard was told of it last.
     decoding: bool,
     n_samples_in_flight: u32,
@@ -117,6 +119,8 @@ pub struct World {
     shard: NaiveShard,
     requests: BTreeMap<SeqId, Request>,
     in_flight: VecDeque<PlannedStep>,
+    /// Whose tokens each block holds.
+    writers: HashMap<u32, u8>,
     now: Instant,
     n_kills: u32,
 }
@@ -129,6 +133,7 @@ impl World {
             shard: NaiveShard::new(config.block_size, config.ntk_seq_length),
             requests: BTreeMap::new(),
             in_flight: VecDeque::new(),
+            writers: HashMap::new(),
             now: Instant::now(),
             n_kills: 0,
         }
@@ -164,6 +169,7 @@ impl World {
             wish: wish.clone(),
             state: State::Waiting,
             got: Vec::new(),
+            blocks: Vec::new(),
             decoding: false,
             n_samples_in_flight: 0,
             n_fatal_alone: 0,
@@ -199,8 +205,26 @@ impl World {
             request.n_samples_in_flight += u32::from(row.sample);
             let n_samples = request.got.len() as u32 + request.n_samples_in_flight;
             assert!(n_samples <= request.wish.max_new, "planned beyond max_new_tokens");
+            self.check_tenants(row);
         }
         self.in_flight.push_back(step);
+    }
+
+    /// What the row reads was written for its own tenant, since it got the block or by whom it shares it with.
+    fn check_tenants(&mut self, row: &PlannedRow) {
+        let request = self.requests.get_mut(&row.seq_id).expect("submitted");
+        if row.start.is_some() {
+            request.blocks.clear();
+        }
+        request.blocks.extend(&row.new_blocks);
+        let (position, n_tokens) = (row.position as usize, row.input.n_tokens());
+        for place in 0..position + n_tokens {
+            let block = request.blocks[place / self.config.block_size as usize];
+            match place < position {
+                true => assert_eq!(self.writers[&block], request.wish.tenant, "another tenant's block"),
+                false => drop(self.writers.insert(block, request.wish.tenant)),
+            }
+        }
     }
 
     fn check_budget(&self, step: &PlannedStep) {
@@ -298,7 +322,7 @@ impl World {
     /// The shard dies in the steps in flight, and another one takes its place.
     fn lose_shard(&mut self, spare_blocks: u32) {
         let rows = self.in_flight.drain(..).flat_map(|step| step.rows);
-        let fatal: std::collections::BTreeSet<SeqId> = rows.map(|row| row.seq_id).collect();
+        let fatal: BTreeSet<SeqId> = rows.map(|row| row.seq_id).collect();
         for seq_id in &fatal {
             let request = self.requests.get_mut(seq_id).expect("submitted");
             request.n_fatal_alone += u32::from(fatal.len() == 1);
@@ -314,6 +338,7 @@ impl World {
         self.config = EngineConfig { n_blocks, ..self.config };
         self.engine.plan_changed(self.config);
         self.shard = NaiveShard::new(self.config.block_size, self.config.ntk_seq_length);
+        self.writers.clear();
     }
 
     fn check_counts(&self) {
