@@ -114,7 +114,7 @@ def test_chat(qwen_v1, stream):
     check(post(top_logprobs=9, logprobs=True), 422, "`top_n_tokens`")
     check(post(messages="Hi"), 422, "")
     check(post(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), 422, "")
-    check(post(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]), 422, "ool")
+    check(post(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="g"), 422, "Tool with name g not found")
 
 
 def test_completions(qwen_v1):

@@ -41,6 +41,11 @@ impl Compat {
         self == Self::Strict
     }
 
+    /// Calls of tools have the ids "0", "1", ... and end an answer as `stop`.
+    pub fn numbers_tool_calls(self) -> bool {
+        self == Self::Strict
+    }
+
     /// `decoder_input_details` gives an empty `prefill` unless the server was started with
     /// `--enable-prefill-logprobs`.
     pub fn needs_prefill_flag(self) -> bool {

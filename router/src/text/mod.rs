@@ -12,7 +12,7 @@ mod stop;
 pub(crate) mod testing;
 mod tokenizer;
 
-pub use chat_template::{ChatMessage, ChatTemplate, Prompt, PromptPart};
+pub use chat_template::{ChatMessage, ChatTemplate, Prompt, PromptPart, ToolCall, ToolStyle, python_json};
 pub use detokenizer::Detokenizer;
 pub use stop::{StopMatcher, StopOutcome};
 pub use tokenizer::{Encoding, Tokenizer};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ChatMessage, Tokenizer};
 
 pub fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into(), name: None }
+    ChatMessage::new(role, content)
 }
 
 /// A folder with these files, read by `read`.

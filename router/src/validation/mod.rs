@@ -63,6 +63,8 @@ pub struct Draft {
     pub choice: SamplingChoice,
     pub max_new_tokens: Option<u32>,
     pub stop: Vec<String>,
+    /// A stop string of the server's own, beside those that the client may have.
+    pub own_stop: Option<String>,
     /// Keep only this many of the last prompt tokens.
     pub truncate: Option<usize>,
     pub top_n_tokens: u32,
@@ -88,6 +90,7 @@ impl Draft {
             choice: SamplingChoice::default(),
             max_new_tokens: None,
             stop: Vec::new(),
+            own_stop: None,
             truncate: None,
             top_n_tokens: 0,
             prompt_logprobs: false,
@@ -199,7 +202,7 @@ impl Validator {
             prompt_logprobs: draft.prompt_logprobs,
             constraint,
         };
-        Ok(Accepted::new(request, draft.stop))
+        Ok(Accepted::new(request, draft.stop.into_iter().chain(draft.own_stop).collect()))
     }
 
     /// Encodes raw text, with the tokens that the tokenizer adds to `inputs` or without.

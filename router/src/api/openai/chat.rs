@@ -6,17 +6,20 @@ use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 
+use super::called::AnswerReader;
 use super::chat_types::{Answer, ChatCompletion, ChatRequest, Choice, Chunk, ChunkChoice, Logprobs};
 use super::job::{self, Answers, Choices, Route};
 use super::stream::Chunks;
 use super::types::{Envelope, Usage};
 use crate::api::error::ApiError;
 use crate::api::extract::Json;
-use crate::api::sequence::Piece;
+use crate::api::sequence::{Finished, Piece};
 use crate::api::sse::ServerSentEvent;
 use crate::api::state::{App, Serving};
 use crate::api::{random, sse};
-use crate::text::{Prompt, TextError};
+use crate::constraint::ConstraintSpec;
+use crate::text::{ChatTemplate, Prompt, TextError, ToolStyle};
+use crate::tools::{self, Conversation, Function, ToolParser};
 use crate::validation::{Draft, Input};
 
 /// Answer a chat.
@@ -28,15 +31,41 @@ pub async fn respond(State(app): State<App>, Json(request): Json<ChatRequest>) -
 }
 
 impl ChatRequest {
-    /// The messages through the model's template.
+    /// The messages, and the functions that may be called, through the model's template.
     pub fn prompt(&self, serving: &Serving) -> Result<Prompt, ApiError> {
-        self.check_tools()?;
+        self.check_unsupported()?;
+        let tools = self.toolbox()?;
         let messages = self.template_messages()?;
-        let template = serving.template.as_ref().ok_or(TextError::NoTemplate);
-        template
-            .and_then(|template| template.apply(&messages))
-            .map_err(|error| ApiError::Template(error.to_string()))
+        let refuse = |error: TextError| ApiError::Template(error.to_string());
+        let template = serving.template.as_ref().ok_or(TextError::NoTemplate).map_err(refuse)?;
+        let Conversation { messages, .. } = tools::arrange(template.tool_style(), messages, tools.as_ref());
+        let definitions: Vec<_> =
+            tools.iter().flat_map(|tools| tools.functions.iter().map(Function::definition)).collect();
+        template.apply(&messages, &definitions).map_err(refuse)
     }
+
+    /// A draft that lets the model call what it may, and makes it call what it must.
+    fn with_tools(&self, draft: Draft, serving: &Serving) -> Result<Draft, ApiError> {
+        let (Some(tools), Some(style)) = (self.toolbox()?, tool_style(serving)) else { return Ok(draft) };
+        let constraint = tools
+            .is_forced()
+            .then(|| ConstraintSpec::Lark(tools::grammar(style, &tools, self.ends_with_result())));
+        let own_stop = tools::stop_string(style).map(str::to_string);
+        Ok(Draft { own_stop, constraint: constraint.or(draft.constraint), ..draft })
+    }
+
+    /// What reads the text of one choice. The request was checked when its prompt was made.
+    fn reader(&self, serving: &Serving) -> AnswerReader {
+        let tools = self.toolbox().ok().flatten();
+        let parser = tools
+            .zip(tool_style(serving))
+            .map(|(tools, style)| ToolParser::new(style, &tools, self.ends_with_result()));
+        AnswerReader::new(parser, serving.compat)
+    }
+}
+
+fn tool_style(serving: &Serving) -> Option<ToolStyle> {
+    serving.template.as_ref().map(ChatTemplate::tool_style)
 }
 
 impl Route for ChatRequest {
@@ -58,7 +87,7 @@ impl Route for ChatRequest {
 
     fn drafts(&self, serving: &Serving, _n: usize) -> Result<Vec<Draft>, ApiError> {
         let prompt = self.prompt(serving)?;
-        Ok(vec![Draft {
+        let draft = Draft {
             choice: self.sampling.choice(),
             max_new_tokens: self.max_new_tokens(),
             stop: self.stop.clone(),
@@ -66,16 +95,21 @@ impl Route for ChatRequest {
             constraint: self.constraint.constraint()?,
             logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(Input::Prompt(prompt), random::seed())
-        }])
+        };
+        Ok(vec![self.with_tools(draft, serving)?])
     }
 
     fn body(&self, serving: &Serving, Answers { done, usage, .. }: Answers) -> Response {
-        let choices = done.into_iter().enumerate().map(|(index, one)| Choice {
-            index,
-            logprobs: self.shows_logprobs().then(|| Logprobs::new(&serving.tokenizer, &one.pieces)),
-            message: Answer::new(one.answer),
-            finish_reason: one.finish.openai(serving.compat),
-        });
+        let choice = |(index, one): (usize, Finished)| {
+            let (part, finish_reason) = self.reader(serving).whole(&one.answer, one.finish);
+            Choice {
+                index,
+                logprobs: self.shows_logprobs().then(|| Logprobs::new(&serving.tokenizer, &one.pieces)),
+                message: Answer::new(part),
+                finish_reason,
+            }
+        };
+        let choices = done.into_iter().enumerate().map(choice);
         let body = ChatCompletion::new(envelope(self, serving), choices.collect(), usage);
         axum::Json(body).into_response()
     }
@@ -86,6 +120,7 @@ impl Route for ChatRequest {
             envelope: envelope(self, serving),
             logprobs: self.shows_logprobs(),
             include_usage: self.include_usage(),
+            readers: choices.sequences.iter().map(|_| self.reader(serving)).collect(),
             usage: Usage::new(choices.sequences.first().map_or(0, |one| one.input_tokens), 0),
         }
     }
@@ -103,21 +138,29 @@ pub struct ChatChunks {
     envelope: Envelope,
     logprobs: bool,
     include_usage: bool,
+    /// One a choice.
+    readers: Vec<AnswerReader>,
     usage: Usage,
 }
 
 impl Chunks for ChatChunks {
-    fn chunk(&mut self, index: usize, piece: &Piece) -> Event {
+    /// A piece that adds nothing yet has no chunk.
+    fn chunk(&mut self, index: usize, piece: &Piece) -> Option<Event> {
         self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + 1);
+        let reader = self.readers.get_mut(index)?;
+        let part = reader.push(&piece.text, piece.finish.is_some());
+        if reader.holds_back(&part) && piece.finish.is_none() && !self.logprobs {
+            return None;
+        }
         let choice = ChunkChoice {
             index,
-            delta: Answer::new(piece.text.clone()),
+            finish_reason: piece.finish.map(|finish| reader.reason(finish)),
+            delta: Answer::new(part),
             logprobs: self
                 .logprobs
                 .then(|| Logprobs::new(&self.serving.tokenizer, std::slice::from_ref(piece))),
-            finish_reason: piece.finish.map(|finish| finish.openai(self.serving.compat)),
         };
-        sse::json(&Chunk::new(&self.envelope, &[choice], None))
+        Some(sse::json(&Chunk::new(&self.envelope, &[choice], None)))
     }
 
     fn usage(&mut self) -> Option<Event> {

@@ -4,13 +4,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::called;
+use super::tool_types::{Call, Tool, ToolFields};
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
 use crate::api::constraint_fields::ConstraintFields;
 use crate::api::error::ApiError;
 use crate::api::lists::{one_or_many, one_or_many_schema};
 use crate::api::sequence::Piece;
 use crate::request::TokenLogprob;
-use crate::text::{ChatMessage, Tokenizer};
+use crate::text::{ChatMessage, Tokenizer, ToolCall};
+use crate::tools::Toolbox;
 use crate::validation::Refusal;
 
 /// The request. Fields that change nothing here (`user`, `store`, ...) are not read.
@@ -33,8 +36,17 @@ pub struct ChatRequest {
     pub stop: Vec<String>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
-    tools: Option<Vec<Value>>,
+    tools: Option<Vec<Tool>>,
+    /// `auto`, `none`, `required` or a function: its name, or OpenAI's object with the name.
     tool_choice: Option<Value>,
+    /// Whether an answer may have several calls; true when absent.
+    parallel_tool_calls: Option<bool>,
+    /// TGI's: words about the tools, instead of the built-in ones.
+    tool_prompt: Option<String>,
+    /// OpenAI's older `tools`: refused.
+    functions: Option<Vec<Value>>,
+    /// Refused unless it is `["text"]`.
+    modalities: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -42,7 +54,8 @@ pub struct Message {
     role: String,
     content: Option<Content>,
     name: Option<String>,
-    tool_calls: Option<Value>,
+    tool_calls: Option<Vec<Value>>,
+    tool_call_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -56,6 +69,7 @@ enum Content {
 struct Part {
     r#type: String,
     text: Option<String>,
+    refusal: Option<String>,
 }
 
 impl ChatRequest {
@@ -67,17 +81,41 @@ impl ChatRequest {
         self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
     }
 
-    /// Refuses what needs tools; `tool_choice: "none"` drops them.
-    pub fn check_tools(&self) -> Result<(), ApiError> {
-        let none = self.tool_choice.as_ref().is_some_and(|choice| choice == "none");
-        if none || self.tools.as_ref().is_none_or(Vec::is_empty) {
-            return Ok(());
-        }
-        let text = match self.constraint.constraint()? {
-            Some(_) => "Grammar and tools are mutually exclusive",
-            None => "Tools are not supported yet",
+    /// The functions that the answer may call; `None` without any.
+    ///
+    /// # Errors
+    /// Tools that cannot be followed, or beside another constraint.
+    pub fn toolbox(&self) -> Result<Option<Toolbox>, ApiError> {
+        let fields = ToolFields {
+            tools: self.tools.as_deref().unwrap_or_default(),
+            choice: self.tool_choice.as_ref(),
+            parallel: self.parallel_tool_calls,
+            prompt: self.tool_prompt.as_deref(),
         };
-        Err(ApiError::Tool(text.into()))
+        let toolbox = fields.toolbox()?;
+        if toolbox.is_some() && self.constraint.constraint()?.is_some() {
+            return Err(ApiError::Tool("Grammar and tools are mutually exclusive".into()));
+        }
+        Ok(toolbox)
+    }
+
+    /// Whether the last message is a call's result.
+    pub fn ends_with_result(&self) -> bool {
+        self.messages.last().is_some_and(|message| message.role() == "tool")
+    }
+
+    /// Fields that change what comes back, but not here.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn check_unsupported(&self) -> Result<(), Refusal> {
+        if self.functions.as_ref().is_some_and(|functions| !functions.is_empty()) {
+            return Err(Refusal("`functions` is not supported: use `tools`".into()));
+        }
+        match self.modalities.iter().flatten().find(|kind| *kind != "text") {
+            Some(kind) => Err(Refusal(format!("`modalities` must be [\"text\"]. Given: {kind}"))),
+            None => Ok(()),
+        }
     }
 
     /// The messages as templates see them.
@@ -88,15 +126,46 @@ impl ChatRequest {
 
 impl Message {
     fn for_template(&self, index: usize) -> Result<ChatMessage, Refusal> {
-        let content = match (&self.content, &self.tool_calls) {
-            (Some(content), _) => content.text(index)?,
-            (None, Some(calls)) => calls.to_string(),
-            (None, None) => {
-                return Err(Refusal(format!("`messages[{index}]` must have `content` or `tool_calls`")));
-            }
+        let calls = self.tool_calls.as_deref().unwrap_or_default();
+        if self.content.is_none() && calls.is_empty() {
+            return Err(Refusal(format!("`messages[{index}]` must have `content` or `tool_calls`")));
+        }
+        let call = |(i, call): (usize, &Value)| {
+            earlier_call(call).ok_or_else(|| {
+                Refusal(format!(
+                    "`messages[{index}].tool_calls[{i}]` must have a `function` with `name` and `arguments`"
+                ))
+            })
         };
-        Ok(ChatMessage { role: self.role.clone(), content, name: self.name.clone() })
+        Ok(ChatMessage {
+            role: self.role().into(),
+            content: self.content.as_ref().map_or(Ok(String::new()), |content| content.text(index))?,
+            name: self.name.clone(),
+            tool_calls: calls.iter().enumerate().map(call).collect::<Result<_, _>>()?,
+            tool_call_id: self.tool_call_id.clone(),
+        })
     }
+
+    /// OpenAI's newer name of the system, and its older one of tools, are unknown to templates.
+    fn role(&self) -> &str {
+        match self.role.as_str() {
+            "developer" => "system",
+            "function" => "tool",
+            role => role,
+        }
+    }
+}
+
+/// A call that the client gives back: arguments as the string they came in, or as an object.
+fn earlier_call(call: &Value) -> Option<ToolCall> {
+    let function = &call["function"];
+    let arguments = match &function["arguments"] {
+        Value::String(text) => text.clone(),
+        Value::Null => "{}".into(),
+        other => other.to_string(),
+    };
+    let id = call["id"].as_str().unwrap_or_default().to_string();
+    Some(ToolCall { id, name: function["name"].as_str()?.to_string(), arguments })
 }
 
 impl Content {
@@ -113,6 +182,7 @@ impl Part {
     fn text(&self, index: usize) -> Result<&str, Refusal> {
         match (self.r#type.as_str(), &self.text) {
             ("text", Some(text)) => Ok(text),
+            ("refusal", _) => Ok(self.refusal.as_deref().unwrap_or_default()),
             ("text", None) => Err(Refusal(format!("`messages[{index}]` has a text part without `text`"))),
             (kind, _) => Err(Refusal(format!(
                 "`messages[{index}]` has content of type `{kind}`, but this model reads only text"
@@ -152,12 +222,16 @@ pub struct Choice {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Answer {
     pub role: &'static str,
-    pub content: String,
+    /// `null` where there are only calls.
+    pub content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<Call>,
 }
 
 impl Answer {
-    pub fn new(content: String) -> Self {
-        Self { role: "assistant", content }
+    pub fn new(called::Part { text, calls }: called::Part) -> Self {
+        let content = (calls.is_empty() || !text.is_empty()).then_some(text);
+        Self { role: "assistant", content, tool_calls: calls }
     }
 }
 

@@ -119,7 +119,7 @@ pub struct CompletionChunks {
 
 impl Chunks for CompletionChunks {
     /// The last chunk of a choice carries its usage, as TGI's does, unless the client chose otherwise.
-    fn chunk(&mut self, index: usize, piece: &Piece) -> Event {
+    fn chunk(&mut self, index: usize, piece: &Piece) -> Option<Event> {
         let Progress { echo, usage, offset } = &mut self.progress[index];
         *usage = Usage::new(usage.prompt_tokens, usage.completion_tokens + 1);
         let pieces = std::slice::from_ref(piece);
@@ -130,9 +130,9 @@ impl Chunks for CompletionChunks {
             finish_reason: piece.finish.map(|finish| finish.openai(self.serving.compat)),
         }];
         if piece.finish.is_some() && self.include_usage.is_none() {
-            return sse::json(&Completion::new(&self.envelope, &choice, *usage));
+            return Some(sse::json(&Completion::new(&self.envelope, &choice, *usage)));
         }
-        sse::json(&Chunk::new(&self.envelope, &choice))
+        Some(sse::json(&Chunk::new(&self.envelope, &choice)))
     }
 
     fn usage(&mut self) -> Option<Event> {

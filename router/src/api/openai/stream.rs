@@ -18,8 +18,8 @@ use crate::api::state::Serving;
 
 /// How a route writes its chunks.
 pub trait Chunks: Send + 'static {
-    /// The chunk of one piece of the choice `index`.
-    fn chunk(&mut self, index: usize, piece: &Piece) -> Event;
+    /// The chunk of one piece of the choice `index`, unless there is nothing to say yet.
+    fn chunk(&mut self, index: usize, piece: &Piece) -> Option<Event>;
     /// After all choices ended: the usage chunk, if it was asked for.
     fn usage(&mut self) -> Option<Event>;
 }
@@ -53,11 +53,12 @@ struct ChunkStream<C> {
 }
 
 async fn next<C: Chunks>(mut state: ChunkStream<C>) -> Option<(Event, ChunkStream<C>)> {
-    if state.last.is_none() {
+    while state.last.is_none() {
         match state.pieces.next().await {
             Some((index, Ok(piece))) => {
-                let event = state.chunks.chunk(index, &piece);
-                return Some((event, state));
+                if let Some(event) = state.chunks.chunk(index, &piece) {
+                    return Some((event, state));
+                }
             }
             Some((_, Err(error))) => state.fail(&error),
             None => state.succeed(),

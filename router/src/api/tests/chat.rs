@@ -108,8 +108,8 @@ async fn content_parts_and_other_roles() {
         json!([{"role": "user", "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2="}]}]),
         json!([{"role": "system", "content": "s"}, {"role": "user", "content": "2+2=", "name": "n"}]),
         json!([
-            {"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]},
-            {"role": "tool", "content": "r", "tool_call_id": "1"},
+            {"role": "developer", "content": "d"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "r"}]},
             {"role": "user", "content": "2+2="}
         ]),
     ] {
@@ -197,7 +197,6 @@ async fn refusals() {
             "validation",
             "Input validation error: `response_format` of type `json_schema` must have `json_schema`",
         ),
-        (tool, "tool_error", "Tool error: Tools are not supported yet"),
         (
             &format!(r#"{tool},"response_format":{{"type":"json_schema","json_schema":{{}}}}"#),
             "tool_error",
@@ -231,6 +230,14 @@ async fn messages_that_cannot_be_read() {
         (
             json!([{"role": "user", "content": [{"type": "text"}]}]),
             "`messages[0]` has a text part without `text`",
+        ),
+        (
+            json!([{"role": "assistant", "tool_calls": [{"id": "1"}]}]),
+            "`messages[0].tool_calls[0]` must have a `function` with `name` and `arguments`",
+        ),
+        (
+            json!([{"role": "assistant", "tool_calls": []}]),
+            "`messages[0]` must have `content` or `tool_calls`",
         ),
         (json!("Hi"), "invalid type: string"),
         (json!([{"role": "user", "content": 3}]), "a string or a list of content parts"),

@@ -43,7 +43,7 @@ const INFO: fn() -> ShardInfo = || ShardInfo {
     quantize: "awq".into(),
     device_type: "cpu".into(),
     vocab_size: 600,
-    max_positions: 200,
+    max_positions: 3200,
     block_size: 16,
     n_blocks: 256,
     kv_bytes_per_token: 1,
@@ -89,7 +89,17 @@ fn script(prompt: &str, seed: u64) -> Script {
     let ended = |text: &str| [bytes(text), vec![end()]].concat();
     // Chat prompts end with the opened assistant's turn: the user's text decides.
     let user = prompt.split("<|im_start|>user\n").last().and_then(|rest| rest.split("<|im_end|>").next());
+    // Where functions can be called, their description comes first.
+    let user = user.map(|user| user.rsplit("Question: ").next().unwrap_or(user));
     Script::Tokens(match user.unwrap_or(prompt) {
+        "weather" => ended(
+            "Thought: Look.\nAction: get_weather\nAction Input: {\"city\": \"Paris\"}\nObservation: rain",
+        ),
+        "tags" => ended(
+            "So:\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n\
+             <tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"é\"}}\n</tool_call>",
+        ),
+        "know" => ended("Thought: I know.\nFinal Answer: 4"),
         "2+2=" => ended("4"),
         "ab" => ended("ab"),
         "euro" => ended("€"),
@@ -195,9 +205,14 @@ pub fn settings() -> EdgeSettings {
 
 /// A serving server; `edit` changes what it is made of.
 pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server {
+    serve_within(LIMITS, settings, edit)
+}
+
+/// `serve` with other limits.
+pub fn serve_within(limits: Limits, settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server {
     let app = App::loading(settings.clone());
-    let metrics = Arc::new(Metrics::new(LIMITS.max_input_tokens, LIMITS.max_total_tokens));
-    let (source, shard) = only_one(ScriptedShard::new(), INFO(), LIMITS);
+    let metrics = Arc::new(Metrics::new(limits.max_input_tokens, limits.max_total_tokens));
+    let (source, shard) = only_one(ScriptedShard::new(), INFO(), limits);
     let watching = driver::Settings { step_timeout: None, canary_interval: Duration::ZERO };
     let (engine, driver) = driver::start(source, shard, watching, metrics.clone()).unwrap();
     tokio::spawn(driver);
@@ -208,7 +223,7 @@ pub fn serve(settings: EdgeSettings, edit: impl FnOnce(&mut Serving)) -> Server 
     });
     let mut serving = Serving {
         engine,
-        validator: Validator::new(tokenizer.clone(), LIMITS, rules, INFO().vocab_size, 2).with_constraints(2),
+        validator: Validator::new(tokenizer.clone(), limits, rules, INFO().vocab_size, 2).with_constraints(2),
         tokenizer,
         template,
         metrics: metrics.clone(),
@@ -281,6 +296,7 @@ impl Reply {
     pub fn normalized(&self) -> String {
         let ids = replace_values(&self.body, "\"id\":\"chatcmpl-", '"', "\"id\":\"X");
         let ids = replace_values(&ids, "\"id\":\"cmpl-", '"', "\"id\":\"X");
+        let ids = replace_values(&ids, "\"id\":\"call_", '"', "\"id\":\"C");
         replace_values(&ids, "\"created\":", ',', "\"created\":0")
     }
 }

@@ -11,4 +11,5 @@ mod fuzz_grammars;
 mod harness;
 mod routes;
 mod tgi;
+mod tools;
 mod trace;

@@ -5,13 +5,18 @@
 
 mod chatml;
 mod jinja;
+mod message;
 mod source;
 
 use std::path::Path;
 use std::time::SystemTime;
 
+use serde_json::Value;
+
 use super::TextError;
 use jinja::JinjaTemplate;
+pub use jinja::python_json;
+pub use message::{ChatMessage, ToolCall};
 
 /// A chat prompt after its template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,18 +63,22 @@ impl PromptPart {
     }
 }
 
-/// One chat message as templates see it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct ChatMessage {
-    pub role: String,
-    pub content: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
 /// The model's chat template, or the built-in ChatML of the original Qwen.
 pub struct ChatTemplate {
     kind: Kind,
+    tool_style: ToolStyle,
+}
+
+/// How the functions that a model may call get into its prompt, and in which form it calls them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolStyle {
+    /// The template has a variable for them and `<tool_call>{...}</tool_call>` as their form.
+    Template,
+    /// The template knows nothing of them: they are told in words, and called in the same form.
+    /// `system`: it takes a system message.
+    Prompt { system: bool },
+    /// The original Qwen's lines of thoughts and actions.
+    React,
 }
 
 enum Kind {
@@ -91,19 +100,34 @@ impl ChatTemplate {
             source::Found::QwenChatMl => Kind::QwenChatMl,
             source::Found::Nothing => return Err(TextError::NoTemplate),
         };
-        Ok(Self { kind })
+        let tool_style = match &kind {
+            Kind::Jinja(template) if template.knows_tools() => ToolStyle::Template,
+            Kind::Jinja(template) => ToolStyle::Prompt { system: template.takes_system() },
+            Kind::QwenChatMl => ToolStyle::React,
+        };
+        Ok(Self { kind, tool_style })
+    }
+
+    pub fn tool_style(&self) -> ToolStyle {
+        self.tool_style
     }
 
     /// Renders messages and the opening of the assistant's turn. A last message from the assistant
     /// is continued instead (TGI's rule: cut right after its content, right-trimmed).
-    pub fn apply(&self, messages: &[ChatMessage]) -> Result<Prompt, TextError> {
-        self.apply_at(messages, SystemTime::now())
+    /// `tools` are definitions of functions, for templates that know what to do with them.
+    pub fn apply(&self, messages: &[ChatMessage], tools: &[Value]) -> Result<Prompt, TextError> {
+        self.apply_at(messages, tools, SystemTime::now())
     }
 
     /// [`apply`](Self::apply) with the time that the template's `strftime_now` tells, in UTC.
-    pub fn apply_at(&self, messages: &[ChatMessage], now: SystemTime) -> Result<Prompt, TextError> {
+    pub fn apply_at(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[Value],
+        now: SystemTime,
+    ) -> Result<Prompt, TextError> {
         match &self.kind {
-            Kind::Jinja(template) => template.render(messages, now).map(Prompt::Text),
+            Kind::Jinja(template) => template.render(messages, tools, now).map(Prompt::Text),
             Kind::QwenChatMl => Ok(Prompt::Parts(chatml::render(messages))),
         }
     }

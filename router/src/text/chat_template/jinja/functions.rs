@@ -50,7 +50,12 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))
 }
 
-fn serialise(value: &Value, formatter: impl Formatter) -> Result<String, serde_json::Error> {
+/// JSON with the spaces that Python writes, which models know best.
+pub fn python_json(value: &serde_json::Value) -> String {
+    serialise(value, PythonFormatter).unwrap_or_default() // a JSON value always serialises
+}
+
+fn serialise(value: &impl Serialize, formatter: impl Formatter) -> Result<String, serde_json::Error> {
     let mut bytes = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

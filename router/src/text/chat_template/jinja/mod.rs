@@ -17,6 +17,8 @@ use crate::text::files::file_error;
 
 mod functions;
 
+pub use functions::python_json;
+
 const TEMPLATE_NAME: &str = "chat_template";
 
 /// Work and memory of one rendering: about a second, and 64 bytes of output a unit. A conversation of
@@ -31,6 +33,7 @@ const CUT_MARK: &str = "\u{f8ff}\u{e000}cut\u{e001}\u{f8ff}";
 pub struct JinjaTemplate {
     environment: Environment<'static>,
     tokens: Vec<(&'static str, String)>,
+    knows_tools: bool,
 }
 
 impl JinjaTemplate {
@@ -47,33 +50,57 @@ impl JinjaTemplate {
         environment.add_function("raise_exception", functions::raise_exception);
         let text = without_generation_tags(&source.text);
         environment.add_template_owned(TEMPLATE_NAME, text).map_err(cannot_compile)?;
-        Ok(Self { environment, tokens: source.tokens })
+        let knows_tools = source.text.contains("tools") && source.text.contains("<tool_call>");
+        Ok(Self { environment, tokens: source.tokens, knows_tools })
+    }
+
+    /// Whether it puts the variable `tools` into the prompt, to be called as `<tool_call>`.
+    pub fn knows_tools(&self) -> bool {
+        self.knows_tools
+    }
+
+    /// Whether a system message gets into the prompt.
+    pub fn takes_system(&self) -> bool {
+        let messages = [ChatMessage::new("system", CUT_MARK), ChatMessage::new("user", "Hi")];
+        let text = self.render_all(&messages, &[], SystemTime::UNIX_EPOCH);
+        text.is_ok_and(|text| text.contains(CUT_MARK))
     }
 
     /// The prompt's text. Where the last message is the assistant's it ends right after that
     /// message's content, whose trailing white space is dropped; a template that leaves the content
     /// out has nothing to continue and opens a new turn.
-    pub fn render(&self, messages: &[ChatMessage], now: SystemTime) -> Result<String, TextError> {
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[serde_json::Value],
+        now: SystemTime,
+    ) -> Result<String, TextError> {
         if continues_last(messages) {
             let mut marked = messages.to_vec();
             if let Some(last) = marked.last_mut() {
                 last.content.truncate(last.content.trim_end().len());
                 last.content.push_str(CUT_MARK);
             }
-            let mut text = self.render_all(&marked, now)?;
+            let mut text = self.render_all(&marked, tools, now)?;
             if let Some(cut) = text.rfind(CUT_MARK) {
                 text.truncate(cut);
                 return Ok(text);
             }
         }
-        self.render_all(messages, now)
+        self.render_all(messages, tools, now)
     }
 
-    fn render_all(&self, messages: &[ChatMessage], now: SystemTime) -> Result<String, TextError> {
+    fn render_all(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[serde_json::Value],
+        now: SystemTime,
+    ) -> Result<String, TextError> {
+        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         let mut context = BTreeMap::from([
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(true)),
-            ("tools", Value::from(())),
+            ("tools", tools),
             ("documents", Value::from(())),
             ("strftime_now", Value::from_function(move |format: &str| functions::strftime(format, now))),
         ]);

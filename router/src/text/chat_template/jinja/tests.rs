@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::text::ToolCall;
 use crate::text::testing::message;
 
 fn template(text: &str) -> JinjaTemplate {
@@ -20,7 +21,7 @@ fn render(text: &str, turns: &[(&str, &str)]) -> Result<String, String> {
     let messages: Vec<_> = turns.iter().map(|(role, content)| message(role, content)).collect();
     // 2024-02-29 23:59:58 UTC
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_251_198);
-    template(text).render(&messages, now).map_err(|e| e.to_string())
+    template(text).render(&messages, &[], now).map_err(|e| e.to_string())
 }
 
 const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
@@ -113,6 +114,50 @@ fn the_dialect_of_transformers() {
         "{% for k, v in messages[0].items() %}{{ k }} {% endfor %}{{ messages[0].get('q', 'd') }}",
         "role content d",
     );
+}
+
+/// The way of Qwen2's template with tools, shortened.
+const WITH_TOOLS: &str = "{%- if tools %}{{- '<tools>' }}{%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{%- endfor %}\
+    {{- '\n</tools><tool_call>' }}{%- endif %}{%- for message in messages %}{%- if message.role == 'assistant' and message.tool_calls %}\
+    {%- if message.content %}{{- message.content }}{%- endif %}{%- for call in message.tool_calls %}\
+    {%- if call.function is defined %}{%- set call = call.function %}{%- endif %}\
+    {{- '[' + call.name + ' ' }}{{- call.arguments | tojson }}{{- ']' }}{%- endfor %}\
+    {%- else %}{{- message.role + ': ' + message.content + '\n' }}{%- endif %}{%- endfor %}";
+
+#[test]
+fn tools_and_calls() {
+    let template = template(WITH_TOOLS);
+    assert!(template.knows_tools());
+    let call = |arguments: &str| ToolCall { id: "1".into(), name: "f".into(), arguments: arguments.into() };
+    let calls = vec![call("{\"b\":1, \"a\": [null]}"), call("broken")];
+    let messages = [
+        message("user", "Hi"),
+        ChatMessage { tool_calls: calls, ..message("assistant", "") },
+        ChatMessage { tool_call_id: Some("1".into()), ..message("tool", "r") },
+    ];
+    let tools = [serde_json::json!({"type": "function", "function": {"name": "f", "a": 1}})];
+    let render = |tools: &[_]| template.render(&messages, tools, SystemTime::UNIX_EPOCH).unwrap();
+    let turns = "user: Hi\n[f {\"b\": 1, \"a\": [null]}][f \"broken\"]tool: r\n";
+    assert_eq!(render(&[]), turns);
+    let told =
+        "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\", \"a\": 1}}\n</tools><tool_call>";
+    assert_eq!(render(&tools), format!("{told}{turns}"));
+}
+
+#[test]
+fn what_a_template_takes() {
+    for (text, knows_tools, takes_system) in
+        [(CHATML, false, true), (LLAMA2, false, true), (WITH_TOOLS, true, true)]
+    {
+        let template = template(text);
+        assert_eq!((template.knows_tools(), template.takes_system()), (knows_tools, takes_system), "{text}");
+    }
+    for without_system in [
+        "{{ raise_exception('no') if messages[0].role == 'system' }}",
+        "{% for m in messages %}{{ m.content if m.role == 'user' }}{% endfor %}",
+    ] {
+        assert!(!template(without_system).takes_system(), "{without_system}");
+    }
 }
 
 #[test]
