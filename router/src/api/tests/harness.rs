@@ -99,6 +99,7 @@ fn script(prompt: &str, seed: u64) -> Script {
             "So:\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n\
              <tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"é\"}}\n</tool_call>",
         ),
+        "must" => ended("Action: now\nAction Input: {}"),
         "know" => ended("Thought: I know.\nFinal Answer: 4"),
         "2+2=" => ended("4"),
         "ab" => ended("ab"),

@@ -81,6 +81,30 @@ async fn several_calls_in_a_whole_answer() {
     assert_eq!(message["tool_calls"][0]["function"]["name"], "now");
 }
 
+#[tokio::test]
+async fn demanded_calls() {
+    let server = qwen(Compat::Fixed);
+    for choice in [json!("required"), json!("now"), json!({"type": "function", "function": {"name": "now"}})]
+    {
+        let reply = server.post(PATH, &ask("must", json!({"tool_choice": choice}))).await;
+        assert_eq!(
+            choices(&reply.normalized()),
+            r#""choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"C","type":"function","function":{"name":"now","arguments":"{}"}}]},"logprobs":null,"finish_reason":"tool_calls"}]"#
+        );
+        let streamed = json!({"tool_choice": choice, "stream": true});
+        let (text, calls) = joined(&server.post(PATH, &ask("must", streamed)).await.events());
+        assert_eq!((text.as_str(), calls[0][2].as_str(), calls[0][3].as_str()), ("", "now", "{}"));
+    }
+    // A schema that cannot be followed.
+    let parameters = json!({"type": "object", "properties": {"a": {"type": "nothing"}}});
+    let bad = json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}], "tool_choice": "f"});
+    let reply = server.post(PATH, &ask("must", bad)).await;
+    assert_eq!(
+        (reply.status, reply.json()["error_type"].clone()),
+        (StatusCode::UNPROCESSABLE_ENTITY, json!("validation"))
+    );
+}
+
 /// What a stream's deltas add up to: text, and for each call its id, type, name and arguments.
 fn joined(events: &[Value]) -> (String, Vec<[String; 4]>) {
     let (mut text, mut calls) = (String::new(), Vec::<[String; 4]>::new());

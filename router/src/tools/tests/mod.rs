@@ -1,5 +1,6 @@
 //! Parsers by example and by random texts in random pieces; prompts and grammars by example.
 
+mod forced;
 mod parsing;
 mod telling;
 
