@@ -296,6 +296,7 @@ int32_t quern_decode_attention(const QuernDevice *device, const QuernAttention *
 /* ---- sampling: one launch for a batch ---- */
 
 #define QUERN_MAX_TOP_TOKENS 32
+#define QUERN_MAX_BIASES 1024
 
 /* One row's parameters, as the request gave them. */
 typedef struct QuernSamplingRow {
@@ -311,9 +312,17 @@ typedef struct QuernSamplingRow {
   int32_t do_sample;        /* 0: the largest logit after penalties; temperature, top_* and typical_p are not read */
   int32_t top_n_tokens;     /* best tokens to report, 0..QUERN_MAX_TOP_TOKENS */
   int32_t slot;             /* where in last_sampled the token goes; < 0: the row is padding */
-  int32_t count_slot;       /* the sequence's row of counts; < 0: no penalties */
+  int32_t count_slot;       /* the sequence's row of counts and of biases; < 0: neither penalties nor biases */
+  int32_t n_biases;         /* 0..QUERN_MAX_BIASES */
+  int32_t mask;             /* 1 + the row of masks that says which tokens may be chosen; 0: all */
   int32_t reserved;
 } QuernSamplingRow;
+
+/* Added to a token's logit before anything else. */
+typedef struct QuernTokenBias {
+  int32_t id;
+  float bias;
+} QuernTokenBias;
 
 typedef struct QuernTokenLogprob {
   int32_t id;
@@ -333,6 +342,9 @@ typedef struct QuernSample {
   const QuernSamplingRow *row;  /* [rows] */
   const uint32_t *counts;       /* [count slots, vocab]: bit 31: the token is in the prompt; the rest: how often it was
                                    generated. NULL if no row has penalties */
+  const QuernTokenBias *biases; /* [count slots, QUERN_MAX_BIASES], no token twice in a row. NULL if no row has biases */
+  const uint32_t *masks;        /* [mask rows, ceil(vocab / 32)]: bit i % 32 of word i / 32 allows token i; at least one
+                                   of a row is set. NULL if no row has a mask */
   int32_t *last_sampled;        /* [slots] */
   QuernSampled *out;            /* [rows] */
   float *scratch;               /* quern_sample_scratch bytes, 16-byte aligned; NULL if 0 */
@@ -345,7 +357,7 @@ typedef struct QuernSample {
 /* Bytes of scratch for `rows` rows. */
 uint64_t quern_sample_scratch(const QuernDevice *device, int32_t rows, int32_t vocab, int32_t logits_are_f16);
 
-/* Chooses a token for every row: penalties, temperature, top-k, top-p, typical-p, draw, in that order. Sums are of
+/* Chooses a token for every row: biases, mask, penalties, temperature, top-k, top-p, typical-p, draw, in that order. Sums are of
  * integers, so equal logits and parameters give equal tokens on every device and in any company. */
 int32_t quern_sample(const QuernDevice *device, const QuernSample *args, void *stream);
 

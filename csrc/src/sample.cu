@@ -50,6 +50,11 @@ __device__ __forceinline__ void warp_logits(Group<kBlocks> &group, SelectMemory 
   if (row.typical_p < 1.f) typical_p(group, memory, slice, row.typical_p);
 }
 
+__device__ __forceinline__ Edits edits_of(const Params &p, const QuernSamplingRow &row) {
+  return {row.mask > 0 ? p.s.masks + int64_t(row.mask - 1) * ((p.s.vocab + 31) / 32) : nullptr,
+          penalizes(row) ? p.s.counts + int64_t(row.count_slot) * p.s.vocab : nullptr};
+}
+
 /// One row; every block of its group calls it.
 template <int kBlocks, typename Logit>
 __device__ __forceinline__ void sample_row(const Params &p, const QuernSamplingRow &row, Shared &shared,
@@ -59,7 +64,8 @@ __device__ __forceinline__ void sample_row(const Params &p, const QuernSamplingR
   const RowOutput output = {p.s.out + index, p.s.last_sampled + row.slot};
   const bool is_writer = Group<kBlocks>::rank() == 0 && threadIdx.x == 0;
   Best mine = load_slice(slice, static_cast<const Logit *>(p.s.logits) + int64_t(index) * p.s.ld);
-  if (penalizes(row)) mine = penalize(slice, row, p.s.counts + int64_t(row.count_slot) * p.s.vocab, mine.finite);
+  if (row.n_biases > 0) add_biases(slice, p.s.biases + int64_t(row.count_slot) * QUERN_MAX_BIASES, row.n_biases);
+  if (row.n_biases > 0 || row.mask > 0 || penalizes(row)) mine = edit(slice, row, edits_of(p, row), mine.finite);
   const uint64_t best = group.max(mine.key());  // and a barrier after the writes to the slice
   if (is_writer) output.out->not_finite = best == kNotFinite, output.out->n_top = 0;
   if (best == kNotFinite) {
@@ -138,7 +144,7 @@ extern "C" int32_t quern_sample(const QuernDevice *device, const QuernSample *ar
   }
   const bool needs_scratch = quern_sample_scratch(device, args->rows, args->vocab, args->logits_are_f16) > 0;
   if (!is_aligned(args->logits, 16) || !is_aligned(args->row, 8) || !is_aligned(args->last_sampled, 4) ||
-      !is_aligned(args->out, 4) || (needs_scratch && !is_aligned(args->scratch, 16))) {
+      !is_aligned(args->out, 4) || !is_aligned(args->masks, 4) || !is_aligned(args->biases, 4) || (needs_scratch && !is_aligned(args->scratch, 16))) {
     return QUERN_BAD_POINTER;
   }
   return args->logits_are_f16 ? launch_sample<__half>(*device, *args, stream)

@@ -14,7 +14,7 @@ struct SampleBenchCase {
 };
 
 QuernSamplingRow sampling(float temperature, int top_k, float top_p, float typical_p) {
-  return {7, 0, temperature, top_p, typical_p, 1.f, 0.f, 0.f, top_k, 1, 0, 0, -1, 0};
+  return {7, 0, temperature, top_p, typical_p, 1.f, 0.f, 0.f, top_k, 1, 0, 0, -1, 0, 0, 0};
 }
 
 std::vector<float> normal_logits() {
@@ -28,6 +28,12 @@ std::vector<float> normal_logits() {
   return x;
 }
 
+std::vector<QuernTokenBias> spread_biases() {
+  std::vector<QuernTokenBias> biases(QUERN_MAX_BIASES);
+  for (int i = 0; i < QUERN_MAX_BIASES; ++i) biases[i] = {i * (kVocab / QUERN_MAX_BIASES), -1.f};
+  return biases;
+}
+
 }  // namespace
 
 void bench_sample(BenchContext &context) {
@@ -36,13 +42,19 @@ void bench_sample(BenchContext &context) {
   const std::vector<float> logits = normal_logits();
   std::vector<float> rows;
   for (int i = 0; i < kMaxRows; ++i) rows.insert(rows.end(), logits.begin(), logits.end());
-  const DeviceBuffer d_logits(rows), counts(std::vector<uint32_t>(kVocab, 1)), last(kMaxRows * 4), out(kMaxRows * sizeof(QuernSampled));
-  QuernSamplingRow greedy = {0, 0, 1.f, 1.f, 1.f, 1.f, 0.f, 0.f, 0, 0, 0, 0, -1, 0}, top5 = greedy, penalized = greedy;
+  const DeviceBuffer d_logits(rows), counts(std::vector<uint32_t>(kVocab, 1)),
+      mask(std::vector<uint32_t>((kVocab + 31) / 32, 0x55555555u)), biases(spread_biases()), last(kMaxRows * 4), out(kMaxRows * sizeof(QuernSampled));
+  QuernSamplingRow greedy = {0, 0, 1.f, 1.f, 1.f, 1.f, 0.f, 0.f, 0, 0, 0, 0, -1, 0, 0, 0}, top5 = greedy, penalized = greedy,
+                   masked = greedy, biased = greedy;
   top5.top_n_tokens = 5;
+  masked.mask = 1;
+  biased.count_slot = 0, biased.n_biases = 300;
   penalized.count_slot = 0, penalized.repetition_penalty = 1.1f, penalized.frequency_penalty = 0.1f;
   const SampleBenchCase cases[] = {{"greedy", greedy},
                                    {"greedy_top5", top5},
                                    {"greedy_penalties", penalized},
+                                   {"greedy_mask", masked},
+                                   {"greedy_bias300", biased},
                                    {"draw", sampling(0.8f, 0, 1.f, 1.f)},
                                    {"top_k50", sampling(0.8f, 50, 1.f, 1.f)},
                                    {"top_p90", sampling(0.8f, 0, 0.9f, 1.f)},
@@ -56,7 +68,8 @@ void bench_sample(BenchContext &context) {
       const auto us = [&](const QuernDevice &device) {
         return time_us(16, [&](int, cudaStream_t stream) {
           const QuernSample args = {d_logits.data(), static_cast<QuernSamplingRow *>(d_rows.data()),
-                                    static_cast<uint32_t *>(counts.data()), static_cast<int32_t *>(last.data()),
+                                    static_cast<uint32_t *>(counts.data()), static_cast<QuernTokenBias *>(biases.data()),
+                                    static_cast<uint32_t *>(mask.data()), static_cast<int32_t *>(last.data()),
                                     static_cast<QuernSampled *>(out.data()), nullptr, 0, batch, kVocab, kVocab};
           STATUS_OK(quern_sample(&device, &args, stream));
         });

@@ -135,15 +135,18 @@ uint64_t philox_words(uint64_t seed, uint64_t position) {
 }
 
 ReferenceSample sample_by_definition(const std::vector<float> &logits, const QuernSamplingRow &row,
-                                     const std::vector<uint32_t> &counts) {
+                                     const ReferenceEdits &edits) {
   ReferenceSample result;
   std::vector<float> x = logits;
   result.finite = all_finite(x);
-  if (result.finite && !counts.empty()) penalize(x, row, counts);
-  if (!result.finite || !all_finite(x)) {
-    result.finite = false;
-    return result;
+  for (const QuernTokenBias &bias : edits.biases) x[bias.id] = rounded(x[bias.id] + bias.bias);
+  if (result.finite && !edits.counts.empty()) penalize(x, row, edits.counts);
+  const auto allowed = [&](size_t id) { return edits.mask.empty() || (edits.mask[id / 32] >> id % 32 & 1) != 0; };
+  for (size_t id = 0; id < x.size(); ++id) {
+    if (allowed(id)) result.finite &= std::isfinite(x[id]);
+    else x[id] = -INFINITY;
   }
+  if (!result.finite) return result;
   const float max = *std::max_element(x.begin(), x.end());
   if (row.do_sample) {
     for (float &v : x) v = rounded(v - max) / row.temperature;

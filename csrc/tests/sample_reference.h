@@ -18,9 +18,16 @@ struct ReferenceSample {
   double margin = 1.0;
 };
 
-/// `logits` of a row of the batch; `counts` [vocab] as in QuernSample, or empty.
+/// What changes a row's logits before they are warped; each may be empty.
+struct ReferenceEdits {
+  std::vector<QuernTokenBias> biases;
+  std::vector<uint32_t> mask;    // [ceil(vocab / 32)]
+  std::vector<uint32_t> counts;  // [vocab], as in QuernSample
+};
+
+/// `logits` of a row of the batch.
 ReferenceSample sample_by_definition(const std::vector<float> &logits, const QuernSamplingRow &row,
-                                     const std::vector<uint32_t> &counts);
+                                     const ReferenceEdits &edits);
 
 /// e^x for x <= 0 as the samplers compute it, in float32.
 double exp_by_polynomial(float x);

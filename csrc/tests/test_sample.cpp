@@ -1,4 +1,4 @@
-// The sampler against its definition: every parameter, vocabularies from 7 to 152064, ties, peaks, extreme values, fp16
+// The sampler against its definition: every parameter, biases, masks, vocabularies from 7 to 152064, ties, peaks, extreme values, fp16
 // and fp32 logits, clusters and single blocks; logits that are not finite; the same bits in repeats and in any company.
 #include <algorithm>
 #include <cstring>
@@ -12,7 +12,7 @@
 namespace quern::test {
 namespace {
 
-constexpr QuernSamplingRow kGreedy = {0, 0, 1.f, 1.f, 1.f, 1.f, 0.f, 0.f, 0, 0, 0, 0, -1, 0};
+constexpr QuernSamplingRow kGreedy = {0, 0, 1.f, 1.f, 1.f, 1.f, 0.f, 0.f, 0, 0, 0, 0, -1, 0, 0, 0};
 
 /// How logits of a row look.
 enum class Look { kNormal, kTies, kEqual, kPeak, kExtreme, kCount };
@@ -53,6 +53,10 @@ QuernSamplingRow random_row(int vocab, int slot, Rng &rng) {
     row.frequency_penalty = maybe() ? rng.uniform(-1.f, 1.f) : 0.f;
     row.presence_penalty = maybe() ? rng.uniform(-1.f, 1.f) : 0.f;
   }
+  if (rng.below(3) == 0) {
+    row.count_slot = slot;
+    row.n_biases = rng.below(std::min(vocab, maybe() ? 8 : QUERN_MAX_BIASES) + 1);
+  }
   return row;
 }
 
@@ -62,15 +66,42 @@ struct SampleCase {
   bool half;
   std::vector<QuernSamplingRow> rows;
   std::vector<std::vector<float>> logits;
-  std::vector<std::vector<uint32_t>> counts;  // by row, which is its slot
+  std::vector<std::vector<uint32_t>> counts;        // by row, which is its slot
+  std::vector<std::vector<QuernTokenBias>> biases;  // by slot
+  std::vector<std::vector<uint32_t>> masks;         // by row of masks
 
   std::string name() const {
     return "sample vocab=" + std::to_string(vocab) + (half ? " fp16" : " fp32") + " rows=" + std::to_string(rows.size());
   }
 };
 
+/// Different tokens, all over the vocabulary.
+std::vector<QuernTokenBias> random_biases(int vocab, int n, Rng &rng) {
+  std::vector<QuernTokenBias> biases;
+  const int first = rng.below(vocab);
+  for (int i = 0; i < n; ++i) {
+    const int id = int((first + int64_t(i) * vocab / n) % vocab);
+    biases.push_back({id, rng.below(4) == 0 ? 100.f : rng.uniform(-100.f, 8.f)});
+  }
+  return biases;
+}
+
+/// A few tokens, about half of them, or all but a few: at least one.
+std::vector<uint32_t> random_mask(int vocab, Rng &rng) {
+  std::vector<uint32_t> mask((vocab + 31) / 32, 0);
+  const int look = rng.below(3);
+  for (uint32_t &word : mask) word = look == 0 ? 0 : look == 1 ? uint32_t(rng.next()) : ~0u;
+  for (int i = 0; i <= rng.below(9); ++i) {
+    const int id = rng.below(vocab);
+    mask[id / 32] ^= 1u << id % 32;
+  }
+  const int kept = rng.below(vocab);
+  mask[kept / 32] |= 1u << kept % 32;
+  return mask;
+}
+
 SampleCase random_case(int vocab, int n_rows, bool half, Rng &rng) {
-  SampleCase c = {vocab, (vocab + 7) / 8 * 8 + 8, half, {}, {}, {}};
+  SampleCase c = {vocab, (vocab + 7) / 8 * 8 + 8, half, {}, {}, {}, {}, {}};
   for (int i = 0; i < n_rows; ++i) {
     c.rows.push_back(random_row(vocab, i, rng));
     c.logits.push_back(random_logits(vocab, i < n_rows / 2 ? Look::kNormal : Look(rng.below(int(Look::kCount))), half, rng));
@@ -78,6 +109,11 @@ SampleCase random_case(int vocab, int n_rows, bool half, Rng &rng) {
     for (int j = 0; j < 40; ++j) counts[rng.below(vocab)] |= 1u << 31;
     for (int j = 0; j < 40; ++j) counts[rng.below(vocab)] += 1;
     c.counts.push_back(counts);
+    c.biases.push_back(random_biases(vocab, c.rows[i].n_biases, rng));
+    if (rng.below(3) > 0) {
+      c.masks.push_back(random_mask(vocab, rng));
+      c.rows[i].mask = int(c.masks.size());
+    }
   }
   return c;
 }
@@ -95,7 +131,8 @@ struct SampleResult {
 class SampleRun {
  public:
   explicit SampleRun(const SampleCase &c)
-      : c_(c), logits_(c.rows.size() * c.ld * (c.half ? 2 : 4)), counts_(flat_counts(c)), rows_(c.rows.size() * sizeof(QuernSamplingRow)) {}
+      : c_(c), logits_(c.rows.size() * c.ld * (c.half ? 2 : 4)), counts_(flat(c.counts)), biases_(flat_biases(c)),
+        masks_(flat(c.masks)), rows_(c.rows.size() * sizeof(QuernSamplingRow)) {}
 
   SampleResult run(const QuernDevice &device, const std::vector<QuernSamplingRow> &rows, uint32_t poison, Checks &checks) {
     upload_logits();
@@ -105,22 +142,32 @@ class SampleRun {
     const size_t scratch_bytes = quern_sample_scratch(&device, int(n), c_.vocab, c_.half);
     const DeviceBuffer scratch(std::max<size_t>(scratch_bytes, 16), poison);
     const QuernSample args = {logits_.data(), static_cast<QuernSamplingRow *>(rows_.data()),
-                              static_cast<uint32_t *>(counts_.data()), static_cast<int32_t *>(last.data()),
+                              static_cast<uint32_t *>(counts_.data()), static_cast<QuernTokenBias *>(biases_.data()),
+                              static_cast<uint32_t *>(masks_.data()), static_cast<int32_t *>(last.data()),
                               static_cast<QuernSampled *>(out.data()),
                               scratch_bytes > 0 ? static_cast<float *>(scratch.data()) : nullptr,
                               c_.half, int(n), c_.vocab, c_.ld};
     STATUS_OK(quern_sample(&device, &args, nullptr));
     CUDA_OK(cudaDeviceSynchronize());
     checks.expect(out.guards_intact() && last.guards_intact() && scratch.guards_intact() && logits_.guards_intact() &&
-                      counts_.guards_intact(), c_.name() + " guards");
+                      counts_.guards_intact() && biases_.guards_intact() && masks_.guards_intact(), c_.name() + " guards");
     return {out.download<QuernSampled>(), last.download<int32_t>()};
   }
 
  private:
-  static std::vector<uint32_t> flat_counts(const SampleCase &c) {
-    std::vector<uint32_t> flat;
-    for (const std::vector<uint32_t> &row : c.counts) flat.insert(flat.end(), row.begin(), row.end());
-    return flat;
+  static std::vector<uint32_t> flat(const std::vector<std::vector<uint32_t>> &rows) {
+    std::vector<uint32_t> all;
+    for (const std::vector<uint32_t> &row : rows) all.insert(all.end(), row.begin(), row.end());
+    if (all.empty()) all.push_back(0);
+    return all;
+  }
+  /// Entries beyond a slot's number would show.
+  static std::vector<QuernTokenBias> flat_biases(const SampleCase &c) {
+    std::vector<QuernTokenBias> all(c.biases.size() * QUERN_MAX_BIASES, QuernTokenBias{0, 1000.f});
+    for (size_t i = 0; i < c.biases.size(); ++i) {
+      std::copy(c.biases[i].begin(), c.biases[i].end(), all.begin() + i * QUERN_MAX_BIASES);
+    }
+    return all;
   }
   /// Columns from vocab on hold NaN.
   void upload_logits() {
@@ -140,7 +187,7 @@ class SampleRun {
   }
 
   const SampleCase &c_;
-  DeviceBuffer logits_, counts_, rows_;
+  DeviceBuffer logits_, counts_, biases_, masks_, rows_;
 };
 
 void expect_row(Checks &checks, const std::string &name, const QuernSampled &got, int32_t last, const ReferenceSample &expected) {
@@ -170,8 +217,12 @@ void check_case(TestContext &context, const SampleCase &c, int repeats) {
   const SampleResult first = sampling.run(context.device, c.rows, kPoison[0], checks);
   std::vector<ReferenceSample> expected(c.rows.size());
   parallel_for(int(c.rows.size()), [&](int i) {
-    const bool penalized = c.rows[i].count_slot >= 0;
-    expected[i] = sample_by_definition(c.logits[i], c.rows[i], penalized ? c.counts[i] : std::vector<uint32_t>());
+    const QuernSamplingRow &row = c.rows[i];
+    ReferenceEdits edits;
+    if (row.n_biases > 0) edits.biases = c.biases[i];
+    if (row.mask > 0) edits.mask = c.masks[row.mask - 1];
+    if (row.count_slot >= 0) edits.counts = c.counts[i];
+    expected[i] = sample_by_definition(c.logits[i], row, edits);
   });
   size_t undecided = 0;
   for (size_t i = 0; i < c.rows.size(); ++i) {

@@ -20,6 +20,8 @@ pub struct StepShape {
     pub table_stride: usize,
     /// Of decode attention's plan.
     pub plan_ints: usize,
+    /// 32-bit words of a row's mask of allowed tokens.
+    pub mask_words: usize,
 }
 
 /// Offsets in bytes of the arrays of a step; names as in the kernels' header.
@@ -37,6 +39,8 @@ pub struct Layout {
     pub tables: usize,
     pub sampling: usize,
     pub plan: usize,
+    /// A row for each logits row, the last array: of most steps none is written, and none is copied.
+    pub masks: usize,
     pub bytes: usize,
 }
 
@@ -51,7 +55,7 @@ impl Layout {
             bytes = (bytes + elements * size).next_multiple_of(ALIGNMENT);
             offset
         };
-        let StepShape { rows, spans, logits_rows, table_stride, plan_ints, .. } = shape;
+        let StepShape { rows, spans, logits_rows, table_stride, plan_ints, mask_words, .. } = shape;
         Layout {
             shape,
             tokens: place(rows, 4),
@@ -65,8 +69,14 @@ impl Layout {
             tables: place(spans * table_stride, 4),
             sampling: place(logits_rows, size_of::<sys::QuernSamplingRow>()),
             plan: place(plan_ints, 4),
+            masks: place(logits_rows * mask_words, 4),
             bytes,
         }
+    }
+
+    /// How much of the block a step with so many masks fills.
+    pub fn used_bytes(&self, n_masks: usize) -> usize {
+        self.masks + n_masks.min(self.shape.logits_rows) * self.shape.mask_words * 4
     }
 }
 
@@ -93,7 +103,7 @@ impl<'a> Writer<'a> {
     pub fn new(layout: &'a Layout, bytes: &'a mut [u8]) -> Writer<'a> {
         let shape = layout.shape;
         let mut writer = Writer { layout, bytes: &mut bytes[..layout.bytes] };
-        writer.bytes.fill(0);
+        writer.bytes[..layout.masks].fill(0);
         writer.ints(layout.count_rows, shape.rows).fill(-1);
         writer.ints(layout.position, shape.spans).fill(-1);
         // Padding of a decode bucket: each span has its own row, and each row its logits.
@@ -142,6 +152,15 @@ impl<'a> Writer<'a> {
         self.sampling(index, sampling);
     }
 
+    /// The `index`-th mask: a bit for each token, in whole words.
+    pub fn mask(&mut self, index: usize, allowed: &[u8]) {
+        let words = self.layout.shape.mask_words;
+        let row = &mut self.bytes[range(self.layout.masks + 4 * words * index, words, 4)];
+        let n = allowed.len().min(row.len());
+        row[..n].copy_from_slice(&allowed[..n]);
+        row[n..].fill(0);
+    }
+
     /// Positions of the decode spans, and the room for decode attention's plan.
     pub fn decode_plan(&mut self) -> (&[i32], &mut [i32]) {
         let shape = self.layout.shape;
@@ -153,7 +172,7 @@ impl<'a> Writer<'a> {
     fn sampling(&mut self, index: usize, row: &sys::QuernSamplingRow) {
         let size = size_of::<sys::QuernSamplingRow>();
         let at = self.layout.sampling + size * index;
-        // SAFETY: the struct is plain numbers without padding (16 + 12 * 4 bytes).
+        // SAFETY: the struct is plain numbers without padding (16 + 14 * 4 bytes).
         let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(row).cast::<u8>(), size) };
         self.bytes[at..at + size].copy_from_slice(bytes);
     }
@@ -171,14 +190,21 @@ fn range(at: usize, n: usize, size: usize) -> Range<usize> {
     at..at + n * size
 }
 
-const _: () = assert!(size_of::<sys::QuernSamplingRow>() == 64);
+const _: () = assert!(size_of::<sys::QuernSamplingRow>() == 72);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: StepShape =
-        StepShape { rows: 7, spans: 3, decode_spans: 2, logits_rows: 3, table_stride: 4, plan_ints: 8 };
+    const SHAPE: StepShape = StepShape {
+        rows: 7,
+        spans: 3,
+        decode_spans: 2,
+        logits_rows: 3,
+        table_stride: 4,
+        plan_ints: 8,
+        mask_words: 2,
+    };
 
     fn ints(bytes: &[u8], at: usize, n: usize) -> &[i32] {
         bytemuck::cast_slice(&bytes[range(at, n, 4)])
@@ -202,8 +228,9 @@ mod tests {
             (layout.position, 3 * 4),
             (layout.theta, 3 * 8),
             (layout.tables, 12 * 4),
-            (layout.sampling, 3 * 64),
+            (layout.sampling, 3 * 72),
             (layout.plan, 8 * 4),
+            (layout.masks, 6 * 4),
         ];
         for (index, (offset, bytes)) in places.into_iter().enumerate() {
             assert_eq!(offset % ALIGNMENT, 0, "array {index}");
@@ -229,7 +256,7 @@ mod tests {
         assert_eq!(ints(bytes, layout.logits_rows, 3), [0, 1, 2]);
         assert_eq!(ints(bytes, layout.n_rows, 3), [1, 1, 1]);
         for row in 0..3 {
-            let slot = layout.sampling + 64 * row + std::mem::offset_of!(sys::QuernSamplingRow, slot);
+            let slot = layout.sampling + 72 * row + std::mem::offset_of!(sys::QuernSamplingRow, slot);
             assert_eq!(ints(bytes, slot, 1), [-1], "row {row}");
         }
     }
@@ -250,11 +277,14 @@ mod tests {
         assert_eq!(positions, [30, 5]);
         assert_eq!(plan.len(), 8);
         plan.fill(11);
+        writer.mask(1, &[1, 2, 3, 4]);
         let bytes: &[u8] = bytemuck::cast_slice(&memory);
         assert_eq!(ints(bytes, layout.row_span, 7), [0, 1, 2, 2, 2, 2, 2]);
         assert_eq!(ints(bytes, layout.tables, 12), [1, 2, 0, 0, 3, 0, 0, 0, 4, 5, 6, 7]);
         assert_eq!(ints(bytes, layout.logits_rows, 3)[2], 6);
-        assert_eq!(bytes[layout.sampling + 128], 7);
+        assert_eq!(bytes[layout.sampling + 144], 7);
         assert_eq!(ints(bytes, layout.plan, 8), [11; 8]);
+        assert_eq!(ints(bytes, layout.masks + 8, 2), [0x0403_0201, 0]);
+        assert_eq!([0, 1, 3, 9].map(|n| layout.used_bytes(n) - layout.masks), [0, 8, 24, 24]);
     }
 }

@@ -143,6 +143,9 @@ impl<'a> Admission<'a> {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(format!("a bias must be finite, got {value}"));
         }
+        if ids.iter().collect::<HashSet<_>>().len() < ids.len() {
+            return Err("a token with two biases".to_owned());
+        }
         self.check_ids(ids)
     }
 

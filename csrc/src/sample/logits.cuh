@@ -1,5 +1,5 @@
-// From logits in memory to a block's slice: loading, the check for NaN and infinities, penalties. First stage of the
-// sampler; what comes after works on the slice alone.
+// From logits in memory to a block's slice: loading, the check for NaN and infinities, biases, the mask of allowed tokens,
+// penalties. First stage of the sampler; what comes after works on the slice alone.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -55,19 +55,42 @@ __device__ __forceinline__ float penalized(float x, uint32_t count, const QuernS
   return __fsub_rn(x, __fadd_rn(frequency, p.presence_penalty));
 }
 
-/// Applies penalties to the slice. `finite`: what loading saw.
-__device__ __forceinline__ Best penalize(const Slice &slice, const QuernSamplingRow &p, const uint32_t *counts,
-                                         bool finite) {
+/// Adds the row's biases to the slice, each by one thread. The block meets before and after.
+__device__ __forceinline__ void add_biases(const Slice &slice, const QuernTokenBias *biases, int n) {
+  __syncthreads();
+  for (int i = threadIdx.x; i < n; i += kSamplerThreads) {
+    const int at = __ldg(&biases[i].id) - slice.first;
+    if (at >= 0 && at < slice.n) slice.values[at] = __fadd_rn(slice.values[at], __ldg(&biases[i].bias));
+  }
+  __syncthreads();
+}
+
+/// What changes a row's logits before they are warped.
+struct Edits {
+  const uint32_t *mask;    // of the row; nullptr: all tokens are allowed
+  const uint32_t *counts;  // of the row's sequence; nullptr: no penalties
+};
+
+/// Removes tokens that are not allowed and applies penalties to the others. `finite`: what loading saw.
+__device__ __forceinline__ Best edit(const Slice &slice, const QuernSamplingRow &p, const Edits &edits, bool finite) {
   Best best;
   best.finite = finite;
 #pragma unroll 1
   for (int i = 4 * threadIdx.x; i < slice.n; i += 4 * kSamplerThreads) {
+    // Four neighbours from a multiple of four: bits of one word.
+    const int id = slice.first + i;
+    const uint32_t allowed = edits.mask == nullptr ? ~0u : __ldg(edits.mask + id / 32) >> id % 32;
 #pragma unroll
-    for (int e = i; e < i + 4; ++e) {
-      if (e >= slice.n) continue;
-      const float x = penalized(slice.values[e], __ldg(counts + slice.first + e), p);
-      slice.values[e] = x;
-      best.see(x, slice.first + e);
+    for (int e = 0; e < 4; ++e) {
+      if (i + e >= slice.n) continue;
+      if ((allowed >> e & 1) == 0) {
+        slice.values[i + e] = -INFINITY;
+        continue;
+      }
+      float x = slice.values[i + e];
+      if (edits.counts != nullptr) x = penalized(x, __ldg(edits.counts + id + e), p);
+      slice.values[i + e] = x;
+      best.see(x, id + e);
     }
   }
   return best;

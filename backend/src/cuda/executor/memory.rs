@@ -14,10 +14,14 @@ use crate::cuda::ops::CudaOps;
 use crate::cuda::step_inputs::{Layout, StepShape, Writer};
 use crate::cuda::sys;
 use crate::error::LoadError;
-use crate::executor::admission::Limits;
+use crate::executor::admission::{Limits, MAX_BIASES};
 use crate::executor::{Budget, Start};
 use crate::memory_plan::{MemoryPlan, mib};
 use crate::model::decoder::{Decoder, Memory};
+
+/// Of one sequence's biases on the device.
+const BIAS_ROW_BYTES: usize = MAX_BIASES * size_of::<sys::QuernTokenBias>();
+const _: () = assert!(MAX_BIASES == sys::QUERN_MAX_BIASES as usize && size_of::<sys::QuernTokenBias>() == 8);
 
 /// The bit of a count that says that the token is in the prompt.
 const IN_PROMPT: u32 = 1 << 31;
@@ -86,7 +90,17 @@ impl Planned {
             logits_rows: batch.outputs.len(),
             table_stride: self.table_stride,
             plan_ints: ops.places.plan_ints(batch.n_decode(), self.limits.max_total_tokens),
+            mask_words: ops.places.mask_words,
         }
+    }
+
+    /// Tells the device what a sequence adds to its logits.
+    pub fn set_biases(&self, ops: &CudaOps, row: i32, bias: &[(u32, f32)]) -> Result<(), CudaError> {
+        let entries: Vec<[u32; 2]> = bias.iter().map(|(id, bias)| [*id, bias.to_bits()]).collect();
+        let at = ops.memory()?.biases + (row as usize * BIAS_ROW_BYTES) as u64;
+        // SAFETY: a row has room for the most biases that admission lets through; the copy is waited for.
+        unsafe { ops.gpu.upload(bytemuck::cast_slice(&entries), at) }?;
+        ops.gpu.synchronize()
     }
 
     /// Clears a row of the token counts, and counts the tokens that a sequence begins with.

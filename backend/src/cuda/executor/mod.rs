@@ -76,13 +76,17 @@ impl CudaExecutor {
             let admitted = check_supported(&row).and_then(|()| self.sequences.admit(row, &mut admission));
             let slotted = admitted.and_then(|row| {
                 let sequence = self.sequences.get(sequence_id).ok_or("no such sequence")?;
-                let counts = planned.slots.assign(sequence_id, sequence.sampling.penalizes())?;
-                Ok((row, counts.zip(start)))
+                let has_row = sequence.sampling.penalizes() || !sequence.bias.is_empty();
+                let counts = planned.slots.assign(sequence_id, has_row)?;
+                Ok((row, counts.zip(start).map(|(counts, start)| (counts, start, sequence.bias.clone()))))
             });
             match slotted {
                 Ok((row, new)) => {
-                    if let Some((counts, start)) = new {
+                    if let Some((counts, start, bias)) = new {
                         planned.reset_counts(self.decoder.ops(), counts, &start)?;
+                        if !bias.is_empty() {
+                            planned.set_biases(self.decoder.ops(), counts, &bias)?;
+                        }
                     }
                     rows.push(row);
                 }
@@ -137,10 +141,6 @@ fn check_supported(row: &Row) -> Result<(), String> {
     if wanted > most {
         return Err(format!("top_n_tokens must be at most {most} on a GPU, got {wanted}"));
     }
-    let biased = row.start.as_ref().is_some_and(|start| !start.bias_ids.is_empty());
-    if biased || !row.allowed.is_empty() {
-        return Err("constrained or biased sampling is not computed on a GPU".to_owned());
-    }
     match row.score_ids.is_empty() {
         true => Ok(()),
         false => Err("log-probabilities of given tokens are not computed on a GPU".to_owned()),
@@ -171,7 +171,7 @@ fn launch(
     }
     let inputs = decoder.ops().memory()?.inputs;
     // SAFETY: the step memory holds the largest layout; the transfer is not touched until the step is done.
-    unsafe { decoder.ops().gpu.upload(&transfer.inputs[..layout.bytes], inputs) }?;
+    unsafe { decoder.ops().gpu.upload(&transfer.inputs[..layout.used_bytes(batch.n_masks())], inputs) }?;
     match bucket {
         Some(bucket) => bucket.launch()?,
         None => {

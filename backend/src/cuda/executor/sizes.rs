@@ -66,6 +66,7 @@ pub fn decode_shape(places: &Places, rows: usize, table_stride: usize, max_token
         logits_rows: rows,
         table_stride,
         plan_ints: places.plan_ints(rows, max_tokens),
+        mask_words: places.mask_words,
     }
 }
 

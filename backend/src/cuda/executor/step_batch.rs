@@ -18,6 +18,8 @@ struct Share {
     slot: Slot,
     /// How to sample after the last token.
     sampling: Option<sys::QuernSamplingRow>,
+    /// The tokens to choose from; empty = all.
+    allowed: Vec<u8>,
 }
 
 /// See the module.
@@ -25,6 +27,7 @@ pub struct StepBatch {
     shares: Vec<Share>,
     n_rows: usize,
     n_decode: usize,
+    n_masks: usize,
     /// For each of the step's logits, in order: the index of the row in the request that wants them.
     pub outputs: Vec<Option<usize>>,
 }
@@ -33,8 +36,13 @@ impl StepBatch {
     /// `rows` are in `table` and have their `slots`.
     pub fn new(mut rows: Vec<AdmittedRow>, table: &mut SequenceTable, slots: &Slots) -> StepBatch {
         rows.sort_by_key(|row| row.tokens.len() > 1);
-        let mut batch =
-            StepBatch { shares: Vec::with_capacity(rows.len()), n_rows: 0, n_decode: 0, outputs: vec![] };
+        let mut batch = StepBatch {
+            shares: Vec::with_capacity(rows.len()),
+            n_rows: 0,
+            n_decode: 0,
+            n_masks: 0,
+            outputs: vec![],
+        };
         for row in rows {
             let (Some(sequence), Some(slot)) = (table.get_mut(row.sequence_id), slots.get(row.sequence_id))
             else {
@@ -43,7 +51,9 @@ impl StepBatch {
             let decodes = row.tokens.len() == 1;
             batch.n_rows += row.tokens.len();
             batch.n_decode += usize::from(decodes);
-            let sampling = row.sample.then(|| sampling_row(sequence, slot));
+            batch.n_masks += usize::from(!row.allowed.is_empty());
+            let mask = if row.allowed.is_empty() { 0 } else { batch.n_masks as i32 };
+            let sampling = row.sample.then(|| sys::QuernSamplingRow { mask, ..sampling_row(sequence, slot) });
             // Every decode row has logits, so that a bucket's graph fits whatever is wanted of them.
             if decodes || row.sample {
                 batch.outputs.push(row.sample.then_some(row.index));
@@ -59,6 +69,7 @@ impl StepBatch {
                 blocks: sequence.blocks.clone(),
                 slot,
                 sampling,
+                allowed: row.allowed,
             });
         }
         batch
@@ -76,6 +87,11 @@ impl StepBatch {
         self.n_decode
     }
 
+    /// Rows that may sample some tokens only.
+    pub fn n_masks(&self) -> usize {
+        self.n_masks
+    }
+
     pub fn decodes_only(&self) -> bool {
         self.n_decode == self.shares.len()
     }
@@ -86,7 +102,7 @@ impl StepBatch {
     }
 
     pub fn write(&self, writer: &mut Writer) {
-        let (mut row, mut output) = (0, 0);
+        let (mut row, mut output, mut mask) = (0, 0, 0);
         for (index, share) in self.shares.iter().enumerate() {
             let n_rows = share.tokens.len();
             let span = SpanInput {
@@ -106,6 +122,10 @@ impl StepBatch {
                 }
             }
             row += n_rows;
+            if !share.allowed.is_empty() {
+                writer.mask(mask, &share.allowed);
+                mask += 1;
+            }
             match &share.sampling {
                 Some(sampling) => writer.logits(output, row - 1, sampling),
                 None if n_rows == 1 => {}
@@ -140,6 +160,8 @@ fn sampling_row(sequence: &Sequence, slot: Slot) -> sys::QuernSamplingRow {
         top_n_tokens: parameters.top_n_tokens as i32,
         slot: slot.token,
         count_slot: slot.counts.unwrap_or(-1),
+        n_biases: if slot.counts.is_some() { sequence.bias.len() as i32 } else { 0 },
+        mask: 0,
         reserved: 0,
     }
 }
@@ -205,20 +227,30 @@ mod tests {
         assert_eq!((first.max_prefill_rows(), &first.outputs[..]), (3, &[Some(0)][..]));
 
         // A prompt's last token without a sample, a long prompt, and the token that sequence 1 sampled.
+        let mut allowed = vec![0; smollm2().vocab.div_ceil(32) * 4];
+        allowed[3] = 7;
         let batch = step(
             &mut table,
             &mut slots,
             vec![
                 row(3, &[30, 31, 32, 33], Ok(greedy), true),
                 row(2, &[22], Err(2), false),
-                row(1, &[], Err(3), true),
+                Row { allowed: allowed.clone(), ..row(1, &[], Err(3), true) },
             ],
         );
         assert_eq!((batch.n_rows(), batch.n_spans(), batch.n_decode()), (6, 3, 2));
         assert_eq!(batch.outputs, [None, Some(2), Some(0)]);
+        assert_eq!((first.n_masks(), batch.n_masks()), (0, 1));
 
-        let shape =
-            StepShape { rows: 6, spans: 3, decode_spans: 2, logits_rows: 3, table_stride: 4, plan_ints: 0 };
+        let shape = StepShape {
+            rows: 6,
+            spans: 3,
+            decode_spans: 2,
+            logits_rows: 3,
+            table_stride: 4,
+            plan_ints: 0,
+            mask_words: allowed.len() / 4,
+        };
         let layout = Layout::new(shape);
         let mut memory = vec![0u64; layout.bytes / 8];
         batch.write(&mut Writer::new(&layout, bytemuck::cast_slice_mut(&mut memory)));
@@ -229,9 +261,12 @@ mod tests {
         assert_eq!(ints(layout.count_rows, 6), [-1, 2 * slot.counts.unwrap() + 1, -1, -1, -1, -1]);
         assert_eq!(ints(layout.position, 3), [2, 3, 0]);
         assert_eq!(ints(layout.logits_rows, 3), [0, 1, 5]);
-        let sampling_slot = |i: usize| {
-            ints(layout.sampling + 64 * i + std::mem::offset_of!(sys::QuernSamplingRow, slot), 1)[0]
-        };
-        assert_eq!([0, 1, 2].map(sampling_slot), [-1, slot.token, slots.get(3).unwrap().token]);
+        let sampling = |i: usize, field: usize| ints(layout.sampling + 72 * i + field, 1)[0];
+        let slot_at = std::mem::offset_of!(sys::QuernSamplingRow, slot);
+        assert_eq!([0, 1, 2].map(|i| sampling(i, slot_at)), [-1, slot.token, slots.get(3).unwrap().token]);
+        // Only sequence 1 may not choose from all tokens.
+        let mask_at = std::mem::offset_of!(sys::QuernSamplingRow, mask);
+        assert_eq!([0, 1, 2].map(|i| sampling(i, mask_at)), [0, 1, 0]);
+        assert_eq!(ints(layout.masks, 2), [7 << 24, 0]);
     }
 }

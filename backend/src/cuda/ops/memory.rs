@@ -16,6 +16,8 @@ pub struct StepMemory {
     pub inputs: u64,
     /// uint32 `[count slots, vocab]`.
     pub counts: u64,
+    /// `QuernTokenBias` `[count slots, QUERN_MAX_BIASES]`.
+    pub biases: u64,
     /// int32 `[slots]`.
     pub last_sampled: u64,
     /// `QuernSampled` `[logits rows]`.
@@ -51,11 +53,13 @@ impl Places {
         if attention == 0 {
             return Err(unsupported(config));
         }
+        let bias_row = sys::QUERN_MAX_BIASES as usize * size_of::<sys::QuernTokenBias>();
         let arena = &mut self.arena;
         self.workspaces.allocate(&self.device, arena)?;
         Ok(StepMemory {
             inputs: arena.take("step inputs", room.input_bytes)?,
             counts: arena.take("token counts", room.count_slots * config.vocab * 4)?,
+            biases: arena.take("logit biases", room.count_slots * bias_row)?,
             last_sampled: arena.take("sampled tokens", room.slots * 4)?,
             sampled: arena.take("sampled tokens", room.max_logits_rows * size_of::<sys::QuernSampled>())?,
             angles: arena.take("rotary angles", room.max_rows * config.rope.dim * 4)?,

@@ -102,6 +102,8 @@ impl CudaOps {
             logits: pointer(logits.address),
             row: pointer(memory.inputs + layout.sampling as u64).cast(),
             counts: pointer(memory.counts).cast(),
+            biases: pointer(memory.biases).cast(),
+            masks: pointer(memory.inputs + layout.masks as u64).cast(),
             last_sampled: pointer(memory.last_sampled).cast(),
             out: pointer(memory.sampled).cast(),
             scratch: std::ptr::null_mut(),

@@ -26,6 +26,8 @@ pub struct Places {
     n_heads: usize,
     pub(super) n_kv_heads: usize,
     head_dim: usize,
+    /// 32-bit words of a mask of the vocabulary.
+    pub mask_words: usize,
 }
 
 /// A place of its own, or one that an earlier tensor of this name has.
@@ -46,6 +48,7 @@ impl Places {
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
+            mask_words: config.vocab.div_ceil(32),
         }
     }
 

@@ -77,6 +77,7 @@ fn bad_masks_and_biases_fail_alone() {
             "allowed tokens of a row that does not sample",
         ),
         (biased(1, &prompt, &[(vocab, 1.0)]), "token id"),
+        (biased(1, &prompt, &[(1, 1.0), (2, 0.0), (1, 1.0)]), "a token with two biases"),
         (biased(1, &prompt, &[(1, f32::NAN)]), "a bias must be finite, got NaN"),
         (biased(1, &prompt, &[(1, 0.0); 1025]), "1025 bias ids and 1025 values"),
         (uneven, "1 bias ids and 2 values"),
