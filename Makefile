@@ -17,7 +17,7 @@ endif
 
 PROMETHEUS := .prometheus/usr/bin/prometheus
 
-.PHONY: run build test test-rust test-integration test-clients fuzz lint bench-cpu bench-router clean \
+.PHONY: run build test test-rust test-integration test-clients fuzz lint bench-cpu bench-router bench-overload bench-scheduler soak clean \
         cuda-toolkit cuda-kernels gpu-bundle gpu-models test-gpu
 
 run: build
@@ -54,6 +54,18 @@ bench-cpu: build $(VENV)
 bench-router: build $(VENV)
 	cargo build --release -p text-generation-router --examples
 	$(VENV) integration-tests/bench/bench_router.py
+
+# A flood from one key, ten times the load; quiet machine, please.
+bench-overload: build $(VENV)
+	$(VENV) integration-tests/bench/bench_overload.py
+
+# A step's planning, in microseconds.
+bench-scheduler:
+	cargo bench -p text-generation-router
+
+# An hour of random load with faults: is memory flat?
+soak: build $(VENV)
+	$(VENV) integration-tests/bench/soak.py
 
 cuda-toolkit:
 	csrc/toolkit.sh

@@ -101,6 +101,7 @@ def survive(server, sig, n_faults, n_tokens):
 
 
 def show(pauses):
+    print(f"{len(pauses)} faults, 50 streams equal their solo answers;", end=" ")
     print(" ".join(f"{pause:.2f}" for pause in pauses), "s from the fault to the next token")
 
 
@@ -118,11 +119,12 @@ def test_ten_kills_during_fifty_streams(models):
 
 def test_stopped_shards_are_replaced_too(models):
     timeout = 1.5
+    n_stops = int(os.environ.get("QUERN_TEST_STOPS", "3"))
     with Server("--model-id", models.smollm2_awq(), *CHUNKS, "--shard-step-timeout", timeout) as server:
-        pauses = survive(server, signal.SIGSTOP, int(os.environ.get("QUERN_TEST_STOPS", "3")), 24)
+        pauses = survive(server, signal.SIGSTOP, n_stops, 10 + 5 * n_stops)
         show(pauses)
         assert max(pauses) < timeout * 1.25 + 3
-        assert int(metrics(server)['tgi_shard_lost{cause="hung"}']) >= 3
+        assert int(metrics(server)['tgi_shard_lost{cause="hung"}']) >= n_stops
     assert "Shard 0 was killed: the shard has not answered a step for" in server.output()
 
 
