@@ -84,7 +84,8 @@ ROWS = [
     chat("1.15 the text of a stream", stream=True, text=chunks(lambda d: joined(d) == TEXT)),
     chat("1.15 the end token is empty text", stream=True, text=chunks(lambda d: d[-1]["choices"][0]["delta"]["content"] == "" and finish(d) == ["stop"])),
     chat("1.15 one id a stream", stream=True, text=chunks(lambda d: len({x["id"] for x in d}) == 1)),
-    chat("1.15 role in each chunk", stream=True, text=chunks(lambda d: all(x["choices"][0]["delta"]["role"] == "assistant" for x in d))),
+    *chat("1.15 role in the first chunk", stream=True, text=chunks(lambda d: [x["choices"][0]["delta"].get("role") for x in d] == ["assistant"] + [None] * (N - 1))).also(
+          text=chunks(lambda d: all(x["choices"][0]["delta"]["role"] == "assistant" for x in d))),
     chat("1.15 no usage unless asked", stream=True, text=chunks(lambda d: all(x["usage"] is None for x in d))),
     chat("1.15 usage once, with no choices, last", stream=True, stream_options={"include_usage": True},
          text=chunks(lambda d: d[-1]["choices"] == [] and d[-1]["usage"] == USAGE and all(x["usage"] is None for x in d[:-1]))),

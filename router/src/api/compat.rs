@@ -46,6 +46,11 @@ impl Compat {
         self == Self::Strict
     }
 
+    /// Every delta of a chat stream says its role, not only the first of a choice.
+    pub fn repeats_role(self) -> bool {
+        self == Self::Strict
+    }
+
     /// `decoder_input_details` gives an empty `prefill` unless the server was started with
     /// `--enable-prefill-logprobs`.
     pub fn needs_prefill_flag(self) -> bool {

@@ -120,7 +120,11 @@ impl Route for ChatRequest {
             envelope: envelope(self, serving),
             logprobs: self.shows_logprobs(),
             include_usage: self.include_usage(),
-            readers: choices.sequences.iter().map(|_| self.reader(serving)).collect(),
+            choices: choices
+                .sequences
+                .iter()
+                .map(|_| Choosing { reader: self.reader(serving), begun: false })
+                .collect(),
             usage: Usage::new(choices.sequences.first().map_or(0, |one| one.input_tokens), 0),
         }
     }
@@ -138,24 +142,31 @@ pub struct ChatChunks {
     envelope: Envelope,
     logprobs: bool,
     include_usage: bool,
-    /// One a choice.
-    readers: Vec<AnswerReader>,
+    choices: Vec<Choosing>,
     usage: Usage,
+}
+
+/// One choice under way.
+struct Choosing {
+    reader: AnswerReader,
+    /// A chunk of it was sent.
+    begun: bool,
 }
 
 impl Chunks for ChatChunks {
     /// A piece that adds nothing yet has no chunk.
     fn chunk(&mut self, index: usize, piece: &Piece) -> Option<Event> {
         self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + 1);
-        let reader = self.readers.get_mut(index)?;
+        let Choosing { reader, begun } = self.choices.get_mut(index)?;
         let part = reader.push(&piece.text, piece.finish.is_some());
         if reader.holds_back(&part) && piece.finish.is_none() && !self.logprobs {
             return None;
         }
+        let goes_on = std::mem::replace(begun, true) && !self.serving.compat.repeats_role();
         let choice = ChunkChoice {
             index,
             finish_reason: piece.finish.map(|finish| reader.reason(finish)),
-            delta: Answer::new(part),
+            delta: if goes_on { Answer::more(part) } else { Answer::new(part) },
             logprobs: self
                 .logprobs
                 .then(|| Logprobs::new(&self.serving.tokenizer, std::slice::from_ref(piece))),

@@ -221,7 +221,9 @@ pub struct Choice {
 /// A message or the delta of one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Answer {
-    pub role: &'static str,
+    /// In a choice's first delta only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
     /// `null` where there are only calls.
     pub content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -231,7 +233,12 @@ pub struct Answer {
 impl Answer {
     pub fn new(called::Part { text, calls }: called::Part) -> Self {
         let content = (calls.is_empty() || !text.is_empty()).then_some(text);
-        Self { role: "assistant", content, tool_calls: calls }
+        Self { role: Some("assistant"), content, tool_calls: calls }
+    }
+
+    /// A delta that goes on: clients that put deltas together would repeat the role.
+    pub fn more(part: called::Part) -> Self {
+        Self { role: None, ..Self::new(part) }
     }
 }
 

@@ -41,7 +41,7 @@ async fn stream_bytes() {
         reply.normalized(),
         format!(
             "{head}{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"4\"}},\"logprobs\":null,\"finish_reason\":null}}],\"usage\":null}}\n\n\
-             {head}{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"\"}},\"logprobs\":null,\"finish_reason\":\"stop\"}}],\"usage\":null}}\n\n\
+             {head}{{\"index\":0,\"delta\":{{\"content\":\"\"}},\"logprobs\":null,\"finish_reason\":\"stop\"}}],\"usage\":null}}\n\n\
              {head}],\"usage\":{{\"prompt_tokens\":{prompt},\"completion_tokens\":2,\"total_tokens\":{total}}}}}\n\n\
              data: [DONE]\n\n"
         )
