@@ -3,6 +3,7 @@ PYTHON ?= python3
 PORT ?= 3000
 VENV := .venv/bin/python
 LEGACY := .venv-legacy/bin/python
+LITELLM := .venv-litellm/bin/python
 
 # The CUDA kernels are built where nvcc and libclang are found; `make cuda-toolkit` installs both into .cuda/.
 # `make CARGO_FEATURES= build` leaves them out.
@@ -17,7 +18,7 @@ endif
 
 PROMETHEUS := .prometheus/usr/bin/prometheus
 
-.PHONY: run build test test-rust test-integration test-clients fuzz lint bench-cpu bench-router bench-overload bench-scheduler soak clean \
+.PHONY: run build test test-rust test-integration test-clients test-openapi fuzz lint bench-cpu bench-router bench-overload bench-scheduler soak clean \
         cuda-toolkit cuda-kernels gpu-bundle gpu-models test-gpu
 
 run: build
@@ -33,10 +34,14 @@ test-rust:
 
 test-integration: build $(VENV) $(LEGACY) $(PROMETHEUS)
 	cargo build --release --workspace --bins --examples $(CARGO_FEATURES)
-	$(VENV) -m pytest integration-tests -q
+	$(VENV) -m pytest integration-tests -q --ignore integration-tests/clients
 
-# The longer runs of what `make test` does in short.
-test-clients: build $(VENV)
+# Every client package that people use, newest and as of TGI's days, in as many environments as they need.
+test-clients: build $(VENV) $(LEGACY) $(LITELLM)
+	$(VENV) -m pytest integration-tests/clients -q
+
+# The longer run of what `make test` does in short.
+test-openapi: build $(VENV)
 	QUERN_SCHEMATHESIS_EXAMPLES=200 $(VENV) -m pytest integration-tests/test_openapi.py -q
 
 # Random input against everything that reads a client's bytes: 3 million executions a target.
@@ -99,6 +104,11 @@ $(LEGACY): integration-tests/requirements-legacy.txt
 	$(LEGACY) -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+$(LITELLM): integration-tests/requirements-litellm.txt
+	$(PYTHON) -m venv .venv-litellm
+	$(LITELLM) -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
 # Debian's package, unpacked here and not installed.
 $(PROMETHEUS):
 	mkdir -p .prometheus
@@ -108,4 +118,4 @@ $(PROMETHEUS):
 
 clean:
 	cargo clean
-	rm -rf .venv .venv-legacy .prometheus
+	rm -rf .venv .venv-legacy .venv-litellm .prometheus

@@ -1,4 +1,5 @@
-//! Random input against everything that reads a client's bytes: bodies, chat templates, stop strings, tokens.
+//! Random input against everything that reads a client's bytes: bodies, chat templates, stop strings, tokens; and
+//! against what reads calls from a model's text.
 //!
 //! Mutations of a small corpus by a seeded generator: the same run every time. A short one by default;
 //! `make fuzz` sets QUERN_FUZZ, how many executions each target gets.
@@ -12,7 +13,8 @@ use super::super::tgi::request::GenerateRequest;
 use super::super::tokenize::{DetokenizeRequest, VllmText};
 use super::super::vllm::VllmRequest;
 use crate::text::testing::{byte_level, message, metaspace, tiktoken, tiktoken_file, with_files};
-use crate::text::{ChatTemplate, Detokenizer, StopMatcher};
+use crate::text::{ChatTemplate, Detokenizer, StopMatcher, ToolStyle};
+use crate::tools::{Function, ToolChoice, ToolEvent, ToolParser, Toolbox};
 
 /// Executions of one target.
 pub fn executions() -> u64 {
@@ -100,7 +102,7 @@ pub fn mutate(random: &mut Random, corpus: &[&str]) -> Vec<u8> {
 
 const BODIES: &[&str] = &[
     r#"{"inputs":"a","parameters":{"best_of":2,"temperature":0.7,"top_k":40,"top_p":0.95,"stop":["a","b"],"seed":1,"details":true,"grammar":{"type":"json","value":{"properties":{}}}},"stream":false}"#,
-    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"r","tool_call_id":"1"}],"model":"m","stop":"a","stream_options":{"include_usage":true},"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"tool_choice":"auto","response_format":{"type":"json_object"},"logit_bias":{"5":1}}"#,
+    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"r","tool_call_id":"1"}],"model":"m","stop":"a","stream_options":{"include_usage":true},"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"required","tools":[{"function":{"name":"f"}}]}},"parallel_tool_calls":false,"response_format":{"type":"json_object"},"logit_bias":{"5":1}}"#,
     r#"{"prompt":["a","b"],"max_tokens":5,"logprobs":2,"echo":true,"stop":["x"],"n":2}"#,
     r#"{"prompt":[[1,2],[3]],"temperature":0}"#,
     r#"{"prompt":"a","n":1,"use_beam_search":false,"top_k":-1,"stop_token_ids":[],"ignore_eos":true}"#,
@@ -118,7 +120,10 @@ fn bodies() {
         body.first_of(&["inputs", "prompt", "messages"]);
         n_read += u64::from(match random.below(7) {
             0 => body.parse::<GenerateRequest>().is_ok(),
-            1 => body.parse::<ChatRequest>().is_ok(),
+            1 => body.parse::<ChatRequest>().is_ok_and(|chat| {
+                let _ = (chat.toolbox(), chat.template_messages(), chat.check_unsupported());
+                true
+            }),
             2 => body.parse::<CompletionRequest>().is_ok(),
             3 => body.parse::<VllmRequest>().is_ok(),
             4 => body.parse::<VertexRequest>().is_ok(),
@@ -208,4 +213,58 @@ fn detokeniser() {
         let whole = tokenizer.decode(&ids, skip);
         assert!(text == whole || text.trim_start() == whole.trim_start(), "{ids:?}");
     }
+}
+
+const ANSWERS: &[&str] = &[
+    "Let me see.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}\n</tool_call>\n<tool_call>{\"name\":\"g\"}</tool_call>",
+    "<tool_call>[{\"parameters\": \"{\\\"a\\\": 1}\", \"name\": \"f\"}, {\"name\": \"g\", \"arguments\": null}]</tool_call> so",
+    "Thought: I need f.\nAction: f\nAction Input: {\"a\": {\"b\": \"\\\"\"}}\nObservation: x",
+    "Thought: I know.\nFinal Answer: 4\nAction: g",
+    "Action: g\n\nAction Input: {}",
+];
+
+/// Names and arguments of the calls, and the text, of an answer in these pieces.
+fn read_calls(mut parser: ToolParser, pieces: &[&str]) -> (String, Vec<(String, String)>) {
+    let events: Vec<ToolEvent> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for event in events.into_iter().chain(parser.finish()) {
+        match event {
+            ToolEvent::Text(more) => text += &more,
+            ToolEvent::Call(name) => calls.push((name, String::new())),
+            ToolEvent::Arguments(more) => calls.last_mut().expect("a call has begun").1 += &more,
+        }
+    }
+    (text, calls)
+}
+
+/// Whatever a model writes, in whichever pieces: the same calls of known functions with the beginnings of
+/// objects, and no more characters than were written.
+#[test]
+fn tool_calls() {
+    let function = |name: &str| Function { name: name.into(), description: None, parameters: None };
+    let functions = vec![function("f"), function("g")];
+    let mut tools = Toolbox { functions, choice: ToolChoice::Auto, parallel: true, prompt: None };
+    let mut random = Random(5);
+    let mut n_calls = 0;
+    for _ in 0..executions() {
+        let answer = String::from_utf8_lossy(&mutate(&mut random, ANSWERS)).into_owned();
+        tools.parallel = random.below(4) > 0;
+        let style = if random.below(2) == 0 { ToolStyle::React } else { ToolStyle::Template };
+        let parser = |after_result| ToolParser::new(style, &tools, after_result);
+        let after_result = random.below(2) == 0;
+        let cut = |at: usize| (at..=answer.len()).find(|&at| answer.is_char_boundary(at)).unwrap_or(0);
+        let first = cut(random.below(answer.len() + 1));
+        let second = cut(first + random.below(answer.len() + 1 - first));
+        let pieces = [&answer[..first], &answer[first..second], &answer[second..]];
+        let (text, calls) = read_calls(parser(after_result), &pieces);
+        assert_eq!(read_calls(parser(after_result), &[&answer]), (text.clone(), calls.clone()), "{answer:?}");
+        assert!(
+            calls
+                .iter()
+                .all(|(name, json)| tools.functions.iter().any(|f| f.name == *name) && json.starts_with('{'))
+        );
+        assert!(text.len() <= answer.len() && (tools.parallel || calls.len() <= 1), "{answer:?}");
+        n_calls += calls.len() as u64;
+    }
+    assert!(n_calls > executions() / 10, "the mutations leave enough calls: {n_calls}");
 }
