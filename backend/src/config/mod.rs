@@ -34,17 +34,55 @@ pub enum Family {
 pub enum Quantization {
     /// Plain float16, bfloat16 or float32 tensors.
     None,
-    /// AutoAWQ "gemm", 4 bits, asymmetric; `group_size` is 32, 64 or 128 input features.
+    /// AutoAWQ, 4 bits, asymmetric; `group_size` is 32, 64 or 128 input features.
     /// Layers whose name contains one of `not_converted` are plain.
-    Awq { group_size: usize, not_converted: Vec<String> },
+    Awq { layout: AwqLayout, group_size: usize, not_converted: Vec<String> },
+    /// AutoGPTQ.
+    Gptq(GptqFormat),
+}
+
+/// Where AutoAWQ's versions put the same levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwqLayout {
+    Gemm,
+    Gemv,
+    GemvFast,
+}
+
+/// How AutoGPTQ stored the layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GptqFormat {
+    /// 4 or 8.
+    pub bits: u8,
+    /// Input features of a group, a multiple of 32; `None`: all of them.
+    pub group_size: Option<usize>,
+    /// Input features belong to groups by `g_idx`, not by their order.
+    pub desc_act: bool,
+    /// Zero points are stored as one less (all but format "gptq_v2").
+    pub zeros_minus_one: bool,
+    /// Layers whose name contains one of these are plain.
+    pub not_converted: Vec<String>,
 }
 
 impl Quantization {
+    /// As TGI's `--quantize` and `/info` have it, if it is one.
+    pub fn method(&self) -> Option<&'static str> {
+        match self {
+            Quantization::None => None,
+            Quantization::Awq { .. } => Some("awq"),
+            Quantization::Gptq(_) => Some("gptq"),
+        }
+    }
+
     /// For people.
     pub fn name(&self) -> String {
         match self {
             Quantization::None => "plain weights".to_owned(),
             Quantization::Awq { group_size, .. } => format!("AWQ, groups of {group_size}"),
+            Quantization::Gptq(GptqFormat { bits, group_size, .. }) => match group_size {
+                Some(size) => format!("GPTQ, {bits} bits, groups of {size}"),
+                None => format!("GPTQ, {bits} bits"),
+            },
         }
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use text_generation_proto::shard as proto;
 use tonic::Status;
 
-use crate::config::Quantization;
 use crate::device_thread::{ShardInfo, StepReply};
 use crate::error::StepError;
 use crate::executor::{Budget, Input, Row, RowOutcome, RowScores, Start, Step, StepOutcome};
@@ -18,10 +17,7 @@ pub(super) fn info(info: &ShardInfo) -> proto::InfoReply {
     proto::InfoReply {
         architecture: config.architecture.clone(),
         dtype: info.device.dtype.to_owned(),
-        quantize: match config.quantization {
-            Quantization::None => String::new(),
-            Quantization::Awq { .. } => "awq".to_owned(),
-        },
+        quantize: config.quantization.method().unwrap_or_default().to_owned(),
         device_type: info.device.device_type.to_owned(),
         vocab_size: config.vocab as u32,
         max_positions: config.max_positions as u32,

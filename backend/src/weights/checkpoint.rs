@@ -137,6 +137,7 @@ fn known(dtype: Dtype) -> Option<DType> {
         Dtype::F16 => Some(DType::F16),
         Dtype::BF16 => Some(DType::BF16),
         Dtype::F32 => Some(DType::F32),
+        Dtype::I16 => Some(DType::I16),
         Dtype::I32 => Some(DType::I32),
         _ => None,
     }

@@ -103,6 +103,12 @@ impl WeightSource for DummyWeights {
             Quantization::Awq { group_size, .. } if prefix != "lm_head" => {
                 quantized(prefix, in_features, out_features, *group_size)?
             }
+            Quantization::Gptq(_) if prefix != "lm_head" => {
+                return Err(LoadError::Unsupported(
+                    "--dummy-weights makes up AWQ and plain layers, not GPTQ's; use a configuration of one of these"
+                        .to_owned(),
+                ));
+            }
             _ => LinearWeight::Plain(self.tensor(&format!("{prefix}.weight"), &[out_features, in_features])?),
         };
         let has_bias = self.has_qkv_bias && DummyWeights::is_qkv(prefix);
@@ -129,6 +135,7 @@ fn quantized(prefix: &str, k: usize, n: usize, group_size: usize) -> Result<Line
             high: 0.004,
         })?,
         group_size,
+        inputs: None,
     })
 }
 
@@ -154,11 +161,13 @@ fn made_up(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AwqLayout;
 
     #[test]
     fn values_are_spread_over_their_range() {
         let weights = DummyWeights { has_qkv_bias: true };
-        let quantization = Quantization::Awq { group_size: 64, not_converted: vec![] };
+        let quantization =
+            Quantization::Awq { layout: AwqLayout::Gemm, group_size: 64, not_converted: vec![] };
         let layer = weights.linear("h.0.attn.c_attn", 128, 256, &quantization).unwrap();
         let LinearWeight::Awq { qweight, qzeros, scales, .. } = &layer.weight else { panic!("not AWQ") };
         assert_eq!(
@@ -183,7 +192,8 @@ mod tests {
     #[test]
     fn impossible_shapes_are_refused() {
         let weights = DummyWeights { has_qkv_bias: false };
-        let quantization = Quantization::Awq { group_size: 64, not_converted: vec![] };
+        let quantization =
+            Quantization::Awq { layout: AwqLayout::Gemm, group_size: 64, not_converted: vec![] };
         for (k, n) in [(100, 64), (64, 9), (usize::MAX / 64 * 64, 8)] {
             assert!(weights.linear("x", k, n, &quantization).is_err(), "{k} x {n}");
         }

@@ -7,16 +7,19 @@ pub mod awq;
 mod checkpoint;
 mod dummy;
 mod files;
+mod gemv;
+mod gptq;
 mod header;
 mod linear;
 mod mmap;
+mod nibbles;
 mod tensor;
 #[cfg(test)]
 mod tests;
 
 pub use checkpoint::Checkpoint;
 pub use dummy::{DummyWeights, Fill};
-pub use linear::{LinearSource, LinearWeight};
+pub use linear::{Inputs, Int4Shape, LinearSource, LinearWeight, OtherLayout};
 pub use mmap::MappedFile;
 pub use tensor::{DType, Storage, Tensor};
 

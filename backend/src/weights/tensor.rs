@@ -21,13 +21,18 @@ pub enum DType {
     F16,
     BF16,
     F32,
+    I16,
     I32,
 }
 
 impl DType {
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16 | DType::F32)
+    }
+
     pub fn size(self) -> usize {
         match self {
-            DType::F16 | DType::BF16 => 2,
+            DType::F16 | DType::BF16 | DType::I16 => 2,
             DType::F32 | DType::I32 => 4,
         }
     }
@@ -86,6 +91,7 @@ impl Tensor {
             DType::F16 => self.elements::<f16>().to_f32_vec(),
             DType::BF16 => self.elements::<bf16>().to_f32_vec(),
             DType::F32 => self.elements::<f32>().into_owned(),
+            DType::I16 => self.elements::<i16>().iter().map(|&n| f32::from(n)).collect(),
             DType::I32 => self.elements::<i32>().iter().map(|&n| n as f32).collect(),
         }
     }

@@ -6,6 +6,9 @@ use crate::args::{LimitArgs, Quantization};
 use crate::error::LauncherError;
 use crate::model::{ModelFacts, Positions, QuantizationFact};
 
+/// Methods whose checkpoints the shard reads.
+const SERVED: [&str; 2] = ["awq", "gptq"];
+
 /// Checks `--quantize` and the token limits against the checkpoint.
 ///
 /// # Errors
@@ -24,20 +27,19 @@ fn quantization(found: Option<&QuantizationFact>, asked: Option<Quantization>) -
     match (asked, found) {
         (Some(asked), Some(found)) if asked.to_string() != found.method => Some(format!(
             "`quantize` is {asked} but the checkpoint is quantised with {} ({}). \
-             Leave --quantize out to follow the checkpoint; this release serves awq",
+             Leave --quantize out to follow the checkpoint; this release serves awq and gptq",
             found.method, found.source
         )),
-        (Some(Quantization::Awq), None) => Some(
-            "`quantize` is awq but the checkpoint is not quantised: neither config.json (`quantization_config`) nor \
-             quant_config.json names a method. Leave --quantize out to serve it as it is"
-                .to_owned(),
-        ),
-        (Some(asked), _) if asked != Quantization::Awq => Some(format!(
-            "`quantize` = {asked} is not supported in this release. Supported: awq, or no --quantize for \
+        (Some(asked @ (Quantization::Awq | Quantization::Gptq)), None) => Some(format!(
+            "`quantize` is {asked} but the checkpoint is not quantised: neither config.json (`quantization_config`) nor \
+             quant_config.json nor quantize_config.json names a method. Leave --quantize out to serve it as it is"
+        )),
+        (Some(asked), _) if !SERVED.contains(&asked.to_string().as_str()) => Some(format!(
+            "`quantize` = {asked} is not supported in this release. Supported: awq, gptq, or no --quantize for \
              float16, bfloat16 and float32 checkpoints"
         )),
-        (None, Some(found)) if found.method != "awq" => Some(format!(
-            "the checkpoint is quantised with {} ({}), which this release does not serve. Supported: awq, float16, \
+        (None, Some(found)) if !SERVED.contains(&found.method.as_str()) => Some(format!(
+            "the checkpoint is quantised with {} ({}), which this release does not serve. Supported: awq, gptq, float16, \
              bfloat16, float32",
             found.method, found.source
         )),
@@ -86,7 +88,13 @@ mod tests {
 
     #[test]
     fn quantisation() {
-        let accepted = [("", None), ("", Some("awq")), ("--quantize awq", Some("awq"))];
+        let accepted = [
+            ("", None),
+            ("", Some("awq")),
+            ("--quantize awq", Some("awq")),
+            ("", Some("gptq")),
+            ("--quantize gptq", Some("gptq")),
+        ];
         for (flags, method) in accepted {
             assert_eq!(check(flags, &facts(method, false)), None, "{flags} {method:?}");
         }
@@ -95,8 +103,9 @@ mod tests {
             ("--quantize awq", Some("gptq"), "`quantize` is awq but the checkpoint is quantised with gptq"),
             ("--quantize awq", None, "the checkpoint is not quantised"),
             ("--quantize bitsandbytes-nf4", None, "`quantize` = bitsandbytes-nf4 is not supported"),
-            ("--quantize gptq", Some("gptq"), "`quantize` = gptq is not supported"),
-            ("", Some("gptq"), "the checkpoint is quantised with gptq (config.json), which this release"),
+            ("--quantize gptq", None, "`quantize` is gptq but the checkpoint is not quantised"),
+            ("--quantize exl2", Some("exl2"), "`quantize` = exl2 is not supported"),
+            ("", Some("exl2"), "the checkpoint is quantised with exl2 (config.json), which this release"),
         ];
         for (flags, method, part) in refused {
             let message = check(flags, &facts(method, false)).unwrap_or_default();

@@ -47,7 +47,7 @@ fn models_that_cannot_be_served() {
         ("{}", &["--quantize", "eetq"], &["`quantize` = eetq is not supported"]),
         (awq, &["--max-total-tokens", "100000"], &["100000", "512"]),
         ("{", &[], &["config.json", "is not JSON"]),
-        (r#"{"quantization_config": {"quant_method": "gptq"}}"#, &[], &["quantised with gptq"]),
+        (r#"{"quantization_config": {"quant_method": "exl2"}}"#, &[], &["quantised with exl2"]),
     ];
     for (config, flags, parts) in cases {
         let setup = Setup::new(flags).with_model();

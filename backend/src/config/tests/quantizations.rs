@@ -5,6 +5,7 @@ use super::*;
 #[test]
 fn finds_awq_in_either_file() {
     let awq = |not_converted: &[&str]| Quantization::Awq {
+        layout: AwqLayout::Gemm,
         group_size: 64,
         not_converted: not_converted.iter().map(|&name| name.to_owned()).collect(),
     };
@@ -49,32 +50,37 @@ fn refuses_other_quantizations() {
             None,
             None,
             Some("awq"),
-            "DIR: --quantize awq was asked for, but the checkpoint is not quantized (neither `quantization_config` in config.json nor quant_config.json); leave --quantize out",
+            "DIR: --quantize awq was asked for, but the checkpoint is not quantized (neither `quantization_config` in config.json nor quant_config.json nor quantize_config.json); leave --quantize out",
         ),
         (
             None,
             None,
             Some("eetq"),
-            "--quantize eetq was asked for, but the checkpoint is not quantized, and only awq checkpoints are served",
+            "--quantize eetq was asked for, but the checkpoint is not quantized, and only awq and gptq checkpoints are served",
+        ),
+        (
+            section(json!({"quant_method": "hqq"})),
+            None,
+            Some("hqq"),
+            "config.json: `quantization_config.quant_method`: \"hqq\" is not supported; give an AWQ (\"awq\"), a GPTQ",
         ),
         (
             section(json!({"quant_method": "gptq"})),
             None,
-            Some("gptq"),
-            "config.json: `quantization_config.quant_method`: \"gptq\" is not supported; give an AWQ",
+            Some("awq"),
+            "but the checkpoint is gptq (config.json)",
         ),
-        (section(json!({"quant_method": "gptq"})), None, Some("awq"), "\"gptq\" is not supported"),
         (
             section(json!({"quant_method": "<absent>"})),
             None,
             None,
-            "`quantization_config.quant_method`: missing; expected \"awq\"",
+            "`quantization_config.quant_method`: missing; expected \"awq\" or \"gptq\"",
         ),
         (
-            section(json!({"version": "GEMV"})),
+            section(json!({"version": "MARLIN"})),
             None,
             None,
-            "`quantization_config.version`: \"gemv\" is not supported; only the layout \"gemm\" is",
+            "`quantization_config.version`: expected one of [\"gemm\", \"gemv\", \"gemv_fast\"], got \"marlin\"",
         ),
         (section(json!({"bits": 8})), None, None, "`quantization_config.bits`: expected one of [4], got 8"),
         (
@@ -129,4 +135,67 @@ fn refuses_other_quantizations() {
         let error = error_of(&files, asked);
         assert!(error.contains(expected), "expected {expected}\ngot {error}");
     }
+}
+
+fn gptq_section() -> Value {
+    json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "damp_percent": 0.01, "desc_act": false,
+           "static_groups": false, "sym": true, "true_sequential": true, "model_file_base_name": "model"})
+}
+
+#[test]
+fn finds_awqs_layouts_and_gptq() {
+    let gptq = |bits, group_size, desc_act, zeros_minus_one| {
+        let not_converted = Vec::new();
+        Quantization::Gptq(GptqFormat { bits, group_size, desc_act, zeros_minus_one, not_converted })
+    };
+    let awq = |layout| Quantization::Awq { layout, group_size: 64, not_converted: Vec::new() };
+    let file = |patch| {
+        let mut file = patched(gptq_section(), patch);
+        file.as_object_mut().unwrap().shift_remove("quant_method");
+        file
+    };
+    let section = |patch| patched(gptq_section(), patch);
+    let cases = [
+        (Some(patched(awq_section(), json!({"version": "GEMV"}))), None, awq(AwqLayout::Gemv)),
+        (Some(patched(awq_section(), json!({"version": "gemv_fast"}))), None, awq(AwqLayout::GemvFast)),
+        (Some(gptq_section()), None, gptq(4, Some(128), false, true)),
+        (None, Some(file(json!({}))), gptq(4, Some(128), false, true)),
+        (Some(gptq_section()), Some(file(json!({}))), gptq(4, Some(128), false, true)),
+        (
+            None,
+            Some(file(json!({"bits": 8, "desc_act": true, "sym": false}))),
+            gptq(8, Some(128), true, true),
+        ),
+        (Some(section(json!({"checkpoint_format": "gptq_v2"}))), None, gptq(4, Some(128), false, false)),
+        (Some(section(json!({"group_size": -1}))), None, gptq(4, None, false, true)),
+        (Some(section(json!({"quant_method": "<absent>"}))), None, gptq(4, Some(128), false, true)),
+    ];
+    for (section, file, expected) in cases {
+        let config = patched(llama(), json!({"quantization_config": section}));
+        let mut files = vec![("config.json", &config)];
+        files.extend(file.as_ref().map(|file| ("quantize_config.json", file)));
+        let dir = folder(&files);
+        for asked in [None, expected.method()] {
+            let config = ModelConfig::from_dir(dir.path(), asked).unwrap();
+            assert_eq!(config.quantization, expected, "{section:?} {file:?} {asked:?}");
+        }
+    }
+    for (patch, expected) in [
+        (json!({"bits": 3}), "`quantization_config.bits`: expected one of [4, 8], got 3"),
+        (
+            json!({"group_size": 100}),
+            "`quantization_config.group_size`: expected -1 or a multiple of 32, got 100",
+        ),
+        (json!({"group_size": "<absent>"}), "`quantization_config.group_size`: missing; expected -1"),
+        (json!({"checkpoint_format": "marlin"}), "expected \"gptq\" or \"gptq_v2\", got \"marlin\""),
+        (json!({"is_marlin_format": true}), "`quantization_config.is_marlin_format`: true is not supported"),
+    ] {
+        let config = patched(llama(), json!({"quantization_config": section(patch)}));
+        let error = error_of(&[("config.json", &config)], None);
+        assert!(error.contains(expected), "expected {expected}\ngot {error}");
+    }
+    let config = patched(llama(), json!({"quantization_config": gptq_section()}));
+    let file = file(json!({"desc_act": true}));
+    let error = error_of(&[("config.json", &config), ("quantize_config.json", &file)], None);
+    assert!(error.contains("quantize_config.json: `desc_act`: true contradicts"), "{error}");
 }

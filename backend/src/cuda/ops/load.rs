@@ -56,7 +56,7 @@ impl Loader {
             return Ok(make_up(gpu, fill, (to, tensor.range.len()))?);
         }
         match tensor.dtype {
-            DType::F16 | DType::I32 => self.copy(gpu, tensor.bytes(), to)?,
+            DType::F16 | DType::I16 | DType::I32 => self.copy(gpu, tensor.bytes(), to)?,
             DType::BF16 | DType::F32 => {
                 let halves: Vec<f16> = tensor.to_f32().into_iter().map(f16::from_f32).collect();
                 if let Some(i) = halves.iter().position(|x| !x.is_finite()) {
@@ -118,10 +118,11 @@ impl CudaOps {
             return self.places.linear(parts, pairs);
         }
         let linear = self.places.linear(parts, pairs)?;
+        let parts = parts.iter().map(LinearSource::converted).collect::<Result<Vec<_>, _>>()?;
         if let CudaLinear::Int4 { weight, bias } = &linear {
             let tensors = parts.iter().map(awq_tensors).collect::<Result<Vec<_>, _>>()?;
             self.pack(&tensors, weight)?;
-            self.load_bias(parts, *bias)?;
+            self.load_bias(&parts, *bias)?;
         }
         Ok(linear)
     }
@@ -191,6 +192,8 @@ fn awq_tensors(part: &LinearSource) -> Result<AwqTensors<'_>, LoadError> {
             }
             Ok(AwqTensors { qweight, qzeros, scales, n: part.out_features })
         }
-        LinearWeight::Plain(_) => Err(LoadError::Unsupported(format!("layer `{}` is not AWQ", part.name))),
+        LinearWeight::Plain(_) | LinearWeight::Other(_) => {
+            Err(LoadError::Unsupported(format!("layer `{}` is not AWQ", part.name)))
+        }
     }
 }

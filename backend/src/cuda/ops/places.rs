@@ -85,7 +85,10 @@ impl Places {
             return Ok(CudaLinear::Head { address, k: *in_features, n: *out_features });
         }
         let group = int4_group(parts)?;
-        let (k, n) = (parts[0].in_features, parts.iter().map(|part| part.out_features).sum::<usize>());
+        let (k, n) = (
+            parts[0].int4().map_or(0, |shape| shape.rows),
+            parts.iter().map(|part| part.out_features).sum::<usize>(),
+        );
         let tiles = self.weights.take("weights", int4_bytes(k, n, group)?)?;
         let weight = sys::QuernInt4 {
             tiles: pointer(tiles),
@@ -127,9 +130,13 @@ impl Places {
 
 /// The one group size of int4 `parts`.
 fn int4_group(parts: &[LinearSource]) -> Result<usize, LoadError> {
-    let of_part = |part: &LinearSource| match &part.weight {
-        LinearWeight::Awq { group_size, .. } => Ok(*group_size),
-        LinearWeight::Plain(_) => Err(LoadError::Unsupported(format!(
+    let of_part = |part: &LinearSource| match part.int4() {
+        Some(shape) if shape.gathers => Err(LoadError::Unsupported(format!(
+            "layer `{}` has 8 bits or \"desc_act\", for which there is no CUDA kernel; use --device cpu",
+            part.name
+        ))),
+        Some(shape) => Ok(shape.group_size),
+        None => Err(LoadError::Unsupported(format!(
             "layer `{}` is stored plain, for which there is no CUDA kernel; use a fully quantized AWQ checkpoint, or \
              --device cpu",
             part.name

@@ -100,7 +100,7 @@ impl Kernel for Widen<'_> {
         match self.dtype {
             DType::F16 => widen::<S, F16>(s, self.row, self.out),
             DType::BF16 => widen::<S, BF16>(s, self.row, self.out),
-            DType::F32 | DType::I32 => widen::<S, F32>(s, self.row, self.out),
+            DType::F32 | DType::I16 | DType::I32 => widen::<S, F32>(s, self.row, self.out),
         }
     }
 }

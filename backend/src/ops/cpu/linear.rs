@@ -1,22 +1,45 @@
 //! A linear layer as the decoder sees it: one input, several joined outputs, each part in the form in
 //! which it multiplies fastest. Made by `Ops::load_linear`.
 
-use super::CpuOps;
 use super::act::CpuAct;
 use super::awq::{AwqMatrix, FixedPoint, multiply, row_words, unpacked_lines};
+use super::grid::Cuts;
 use super::plain::PlainMatrix;
+use super::pool::Pool;
+use super::{CpuOps, TASK_ELEMENTS};
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, LinearWeight};
+use std::sync::Arc;
 
 enum Part {
-    Awq(AwqMatrix),
+    /// With the input feature of each row, where they are not in order.
+    Awq(AwqMatrix, Option<Arc<[u32]>>),
     Plain(PlainMatrix),
 }
 
 impl Part {
+    /// Packs neighbours that are `joined`.
+    fn load(cpu: &mut CpuOps, sources: &[LinearSource], k: usize) -> Result<Part, LoadError> {
+        let sources = sources.iter().map(LinearSource::converted).collect::<Result<Vec<_>, _>>()?;
+        let Some(shape) = sources[0].int4() else {
+            let source = &sources[0];
+            let LinearWeight::Plain(weight) = &source.weight else {
+                let detail = "is in a layout that cannot be read".to_owned();
+                return Err(LoadError::Tensor { name: source.name.clone(), detail });
+            };
+            return Ok(Part::Plain(PlainMatrix::new(weight, source.out_features, k)?));
+        };
+        let inputs = inputs(&sources[0])?;
+        let matrix = AwqMatrix::pack(&mut cpu.pool, &sources, shape.rows, shape.group_size)?;
+        let words = row_words(shape.rows, shape.group_size);
+        cpu.reserve_rows(0, words, inputs.as_ref().map_or(0, |_| shape.rows))?;
+        super::reserve_unpacked(&mut cpu.unpacked, unpacked_lines(shape.rows))?;
+        Ok(Part::Awq(matrix, inputs))
+    }
+
     fn n(&self) -> usize {
         match self {
-            Part::Awq(w) => w.n,
+            Part::Awq(w, _) => w.n,
             Part::Plain(w) => w.n,
         }
     }
@@ -31,24 +54,16 @@ pub struct CpuLinear {
     bias: Vec<f32>,
 }
 
-/// Quantisation group; neighbours that share it are packed as one matrix.
-fn group(source: &LinearSource) -> Option<usize> {
-    match source.weight {
-        LinearWeight::Awq { group_size, .. } => Some(group_size),
-        LinearWeight::Plain(_) => None,
-    }
-}
-
-/// Quantised neighbours that share a group size are one matrix.
+/// Whether two neighbours are packed as one matrix: both 4-bit, in the same groups of the same inputs.
 fn joined(a: &LinearSource, b: &LinearSource) -> bool {
-    group(a).is_some() && group(a) == group(b)
+    a.int4().is_some_and(|shape| !shape.own_order && b.int4() == Some(shape))
 }
 
 /// Bytes that `CpuLinear::load` allocates for `sources`; plain weights stay where they are mapped.
 pub fn packed_bytes(sources: &[LinearSource]) -> usize {
     let n = |parts: &[LinearSource]| parts.iter().map(|part| part.out_features).sum::<usize>();
-    let matrix = |parts: &[LinearSource]| match group(&parts[0]) {
-        Some(group) => AwqMatrix::packed_bytes(parts[0].in_features, n(parts), group),
+    let matrix = |parts: &[LinearSource]| match parts[0].int4() {
+        Some(shape) => AwqMatrix::packed_bytes(shape.rows, n(parts), shape.group_size),
         None => 0,
     };
     let has_bias = sources.iter().any(|source| source.bias.is_some());
@@ -68,15 +83,7 @@ impl CpuLinear {
         }
         let mut parts = Vec::new();
         for joined in sources.chunk_by(joined) {
-            parts.push(match &joined[0].weight {
-                LinearWeight::Awq { group_size, .. } => {
-                    let matrix = AwqMatrix::pack(&mut cpu.pool, joined, k, *group_size)?;
-                    cpu.reserve_fixed(0, row_words(k, *group_size))?;
-                    super::reserve_unpacked(&mut cpu.unpacked, unpacked_lines(k))?;
-                    Part::Awq(matrix)
-                }
-                LinearWeight::Plain(w) => Part::Plain(PlainMatrix::new(w, joined[0].out_features, k)?),
-            });
+            parts.push(Part::load(cpu, joined, k)?);
         }
         let n = parts.iter().map(Part::n).sum();
         Ok(CpuLinear { k, n, parts, bias: join_bias(sources, n)? })
@@ -86,7 +93,7 @@ impl CpuLinear {
     #[cfg(test)]
     pub fn allocated_bytes(&self) -> usize {
         let matrix = |part: &Part| match part {
-            Part::Awq(matrix) => matrix.allocated_bytes(),
+            Part::Awq(matrix, _) => matrix.allocated_bytes(),
             Part::Plain(_) => 0,
         };
         self.parts.iter().map(matrix).sum::<usize>() + size_of_val(&*self.bias)
@@ -101,11 +108,19 @@ impl CpuLinear {
         for part in &self.parts {
             let to = (out.values_mut(), self.n, first);
             match part {
-                Part::Awq(w) => {
-                    let words = cpu.fixed.get_mut(..x.rows() * row_words(self.k, w.group));
+                Part::Awq(w, inputs) => {
+                    let words = cpu.fixed.get_mut(..x.rows() * row_words(w.k, w.group));
                     let words = words.ok_or_else(|| too_many_rows(x.rows()))?;
-                    let x =
-                        FixedPoint::quantize((&mut cpu.pool, level), x.values(), (self.k, w.group), words);
+                    let values = match inputs {
+                        None => x.values(),
+                        Some(inputs) => {
+                            let gathered = cpu.gathered.get_mut(..x.rows() * w.k);
+                            let gathered = gathered.ok_or_else(|| too_many_rows(x.rows()))?;
+                            gather(&mut cpu.pool, x, inputs, gathered);
+                            gathered
+                        }
+                    };
+                    let x = FixedPoint::quantize((&mut cpu.pool, level), values, (w.k, w.group), words);
                     multiply((&mut cpu.pool, level, &cpu.unpacked), x, w, to);
                 }
                 Part::Plain(w) => w.multiply((&mut cpu.pool, level), x.values(), to),
@@ -126,6 +141,33 @@ impl CpuLinear {
             }
         });
     }
+}
+
+/// The input feature of each row of a converted layer, checked.
+fn inputs(source: &LinearSource) -> Result<Option<Arc<[u32]>>, LoadError> {
+    let LinearWeight::Awq { inputs: Some(inputs), .. } = &source.weight else { return Ok(None) };
+    let k = source.in_features;
+    match inputs.order.iter().find(|&&input| input as usize >= k) {
+        None => Ok(Some(Arc::clone(&inputs.order))),
+        Some(input) => {
+            let detail = format!("a row is of input feature {input}, expected one below {k}");
+            Err(LoadError::Tensor { name: source.name.clone(), detail })
+        }
+    }
+}
+
+/// Each row's features `inputs`, `[rows, inputs]`.
+fn gather(pool: &mut Pool, x: &CpuAct, inputs: &[u32], out: &mut [f32]) {
+    let width = inputs.len();
+    let rows = (Cuts::Every((TASK_ELEMENTS / width.max(1)).max(1)), Cuts::Every(width));
+    pool.grid(out, width, rows, |_, mut rect| {
+        for r in rect.rows() {
+            let from = x.row(r);
+            for (to, &input) in rect.row(r).iter_mut().zip(inputs) {
+                *to = from[input as usize];
+            }
+        }
+    });
 }
 
 fn too_many_rows(rows: usize) -> StepError {

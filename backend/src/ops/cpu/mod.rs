@@ -34,7 +34,7 @@ pub use sizes::CpuSizes;
 use super::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
-use crate::weights::{DType, LinearSource, Tensor};
+use crate::weights::{LinearSource, Tensor};
 use elementwise::{Add, RmsNorm, SiluMul, Widen};
 use grid::Cuts;
 use memory::{product, zeroed};
@@ -56,6 +56,9 @@ pub struct CpuOps {
     fixed: Box<[u32]>,
     fixed_rows: usize,
     fixed_words: usize,
+    /// Inputs of one linear layer in an order of its own: room for `fixed_rows` of `gathered_cols`.
+    gathered: Box<[f32]>,
+    gathered_cols: usize,
     /// An unpacked tile of weights a worker.
     unpacked: Vec<Mutex<Box<[awq::Line]>>>,
 }
@@ -89,6 +92,8 @@ impl CpuOps {
             fixed: Box::default(),
             fixed_rows: 0,
             fixed_words: 0,
+            gathered: Box::default(),
+            gathered_cols: 0,
         }
     }
 
@@ -97,14 +102,19 @@ impl CpuOps {
         self.level
     }
 
-    /// Makes room for `rows` of `words` fixed-point words, beside what was asked for before.
-    fn reserve_fixed(&mut self, rows: usize, words: usize) -> Result<(), LoadError> {
+    /// Makes room for `rows` of `words` fixed-point words and of `gathered` inputs, beside what was asked for before.
+    fn reserve_rows(&mut self, rows: usize, words: usize, gathered: usize) -> Result<(), LoadError> {
         let (rows, words) = (self.fixed_rows.max(rows), self.fixed_words.max(words));
         let len = product(&[rows, words]);
         if len > self.fixed.len() {
             self.fixed = zeroed("fixed-point activations", len)?;
         }
         (self.fixed_rows, self.fixed_words) = (rows, words);
+        self.gathered_cols = self.gathered_cols.max(gathered);
+        let len = product(&[rows, self.gathered_cols]);
+        if len > self.gathered.len() {
+            self.gathered = zeroed("reordered inputs", len)?;
+        }
         Ok(())
     }
 }
@@ -146,7 +156,7 @@ impl Pack for CpuOps {
 
     fn load_embedding(&mut self, weight: &Tensor) -> Result<CpuEmbedding, LoadError> {
         match weight.shape[..] {
-            [vocab, hidden] if weight.dtype != DType::I32 => {
+            [vocab, hidden] if weight.dtype.is_float() => {
                 Ok(CpuEmbedding { weight: weight.clone(), vocab, hidden })
             }
             _ => {
@@ -163,7 +173,7 @@ impl Allocate for CpuOps {
     type Kv = CpuKv;
 
     fn new_act(&mut self, _: ActKind, max_rows: usize, cols: usize) -> Result<CpuAct, LoadError> {
-        self.reserve_fixed(max_rows, 0)?;
+        self.reserve_rows(max_rows, 0, 0)?;
         CpuAct::new(max_rows, cols)
     }
 

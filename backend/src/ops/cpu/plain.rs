@@ -32,7 +32,7 @@ pub struct PlainMatrix {
 
 impl PlainMatrix {
     pub fn new(weight: &Tensor, n: usize, k: usize) -> Result<Self, LoadError> {
-        let sane = weight.dtype != DType::I32 && n > 0 && k > 0;
+        let sane = weight.dtype.is_float() && n > 0 && k > 0;
         if !sane || weight.bytes().len() != n * k * weight.dtype.size() {
             let detail = format!(
                 "is {:?} {:?}; expected float16, bfloat16 or float32 [{n}, {k}]",
@@ -75,7 +75,7 @@ impl Kernel for Multiply<'_, '_> {
         match self.w.weight.dtype {
             DType::F16 => self.stored::<S, F16>(s),
             DType::BF16 => self.stored::<S, BF16>(s),
-            DType::F32 | DType::I32 => self.stored::<S, F32>(s),
+            DType::F32 | DType::I16 | DType::I32 => self.stored::<S, F32>(s),
         }
     }
 }

@@ -6,7 +6,8 @@ use super::*;
 fn linear_layers_are_plain_or_awq() {
     let dir = folder(&[("model.safetensors", &safetensors(&awq_tensors()))]);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let not_down = Quantization::Awq { group_size: 32, not_converted: vec!["down".to_owned()] };
+    let not_down =
+        Quantization::Awq { layout: AwqLayout::Gemm, group_size: 32, not_converted: vec!["down".to_owned()] };
     let cases = [
         ("up", 64, 24, &AWQ, true, true),
         ("up", 64, 24, &not_down, true, true),
@@ -25,8 +26,10 @@ fn linear_layers_are_plain_or_awq() {
 
 #[test]
 fn wrong_linear_layers_are_refused() {
-    let groups_of = |group_size| Quantization::Awq { group_size, not_converted: Vec::new() };
-    let not_up = Quantization::Awq { group_size: 32, not_converted: vec!["up".to_owned()] };
+    let groups_of =
+        |group_size| Quantization::Awq { layout: AwqLayout::Gemm, group_size, not_converted: Vec::new() };
+    let not_up =
+        Quantization::Awq { layout: AwqLayout::Gemm, group_size: 32, not_converted: vec!["up".to_owned()] };
     let f32_scales: Spec = ("up.scales", Dtype::F32, &[2, 24]);
     let float_weight: Spec = ("up.qweight", Dtype::F16, &[64, 3]);
     let gemv: Spec = ("up.qweight", Dtype::I32, &[24, 8]);
@@ -53,7 +56,7 @@ fn wrong_linear_layers_are_refused() {
             "down",
             (64, 24),
             AWQ,
-            "tensor `down.weight`: the layer is stored plain in an AWQ checkpoint; expected `down.qweight`, or the layer named in `modules_to_not_convert`",
+            "tensor `down.weight`: the layer is stored plain in a quantised checkpoint; expected `down.qweight`, or the layer named in `modules_to_not_convert`",
         ),
         (None, "gate", (64, 24), AWQ, "tensor `gate.qweight`: not among the 8 tensors"),
         (None, "up", (64, 24), not_up, "tensor `up.weight`: not among the 8 tensors"),

@@ -9,18 +9,20 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::Quantization;
+use crate::config::{AwqLayout, GptqFormat, Quantization};
 use crate::error::LoadError;
 
 mod files;
 mod layers;
+mod layouts;
 
 /// Names and contents of a folder's files.
 type Files<'a> = Vec<(&'a str, &'a [u8])>;
 /// Name, type and shape.
 type Spec<'a> = (&'a str, Dtype, &'a [usize]);
 
-const AWQ: Quantization = Quantization::Awq { group_size: 32, not_converted: Vec::new() };
+const AWQ: Quantization =
+    Quantization::Awq { layout: AwqLayout::Gemm, group_size: 32, not_converted: Vec::new() };
 
 /// A safetensors file with these tensors; byte i of a tensor is `i % 48`, so that every f16 is finite.
 fn safetensors(tensors: &[Spec]) -> Vec<u8> {

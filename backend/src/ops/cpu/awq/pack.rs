@@ -54,7 +54,7 @@ struct Part<'a> {
 }
 
 impl AwqMatrix {
-    /// Packs `parts`, all AWQ with `k` inputs and groups of `group`, and lets go of their mapped pages.
+    /// Packs `parts`, all AWQ with `k` rows in groups of `group`, and lets go of their mapped pages.
     ///
     /// # Errors
     /// Other inputs or groups, tensors of another type or size, scales that are not finite, no memory.
@@ -113,7 +113,7 @@ impl AwqMatrix {
 impl<'a> Part<'a> {
     fn check(source: &'a LinearSource, k: usize, group: usize) -> Result<Self, LoadError> {
         let fail = |detail: String| LoadError::Tensor { name: source.name.clone(), detail };
-        let LinearWeight::Awq { qweight, qzeros, scales, group_size } = &source.weight else {
+        let LinearWeight::Awq { qweight, qzeros, scales, group_size, .. } = &source.weight else {
             return Err(fail("is not 4-bit, but is joined to layers that are".into()));
         };
         let n = source.out_features;
@@ -123,11 +123,9 @@ impl<'a> Part<'a> {
                 "{got}; expected whole groups of 32, 64 or 128, the same in joined layers"
             )));
         }
-        if source.in_features != k || n == 0 || !n.is_multiple_of(COLUMNS) {
-            return Err(fail(format!(
-                "is {}x{n}; expected {k} inputs and a multiple of 8 outputs",
-                source.in_features
-            )));
+        let rows = source.int4().map_or(0, |shape| shape.rows);
+        if rows != k || n == 0 || !n.is_multiple_of(COLUMNS) {
+            return Err(fail(format!("is {rows}x{n}; expected {k} inputs and a multiple of 8 outputs")));
         }
         let expect = |t: &'a Tensor, dtype: DType, rows: usize, cols: usize| match t.bytes() {
             bytes if t.dtype == dtype && bytes.len() == rows * cols * dtype.size() => Ok(bytes),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ops::ActKind;
-use crate::weights::{LinearSource, LinearWeight, awq};
+use crate::weights::{Inputs, LinearSource, LinearWeight, awq};
 
 /// A random AWQ layer; `plain` is what it stands for, `[N, K]`.
 struct Layer {
@@ -21,7 +21,7 @@ fn layer(random: &mut Random, k: usize, n: usize, group: usize, bias: bool) -> L
     let dequantized = awq::dequantize(&qweight, &qzeros, &scales, group).unwrap();
     let plain = dequantized.iter().map(|&w| f64::from(w)).collect();
     let bias = bias.then(|| float_tensor(DType::F16, &[n], &random.floats(n)));
-    let weight = LinearWeight::Awq { qweight, qzeros, scales, group_size: group };
+    let weight = LinearWeight::Awq { qweight, qzeros, scales, group_size: group, inputs: None };
     let source = LinearSource { name: "layer".into(), in_features: k, out_features: n, weight, bias };
     Layer { source, plain }
 }
@@ -143,6 +143,44 @@ fn joins_parts_of_different_kinds() {
     }
 }
 
+/// A layer whose rows are of `inputs` features; `plain` is what it stands for, `[N, K]`.
+fn gathering(random: &mut Random, (k, n): (usize, usize), inputs: Vec<u32>, is_own: bool) -> Layer {
+    let Layer { mut source, .. } = layer(random, inputs.len(), n, 32, false);
+    source.in_features = k;
+    if let LinearWeight::Awq { inputs: of_layer, .. } = &mut source.weight {
+        *of_layer = Some(Box::new(Inputs { order: inputs.into(), is_own }));
+    }
+    let plain = source.weight_to_f32().unwrap().iter().map(|&w| f64::from(w)).collect();
+    Layer { source, plain }
+}
+
+#[test]
+fn rows_may_be_of_any_input_features() {
+    let mut random = Random(11);
+    let (k, rows) = (96, 5);
+    let reversed: Vec<u32> = (0..k as u32).rev().collect();
+    let twice: Vec<u32> = (0..k as u32).chain(0..k as u32).collect();
+    let layers = [
+        gathering(&mut random, (k, 24), reversed.clone(), true),
+        gathering(&mut random, (k, 40), reversed, true),
+        layer(&mut random, k, 8, 32, true),
+        gathering(&mut random, (k, 16), twice.clone(), false),
+        gathering(&mut random, (k, 8), twice, false),
+    ];
+    let x = random.activations(rows * k);
+    let (want, magnitude) = naive(&layers, k, &x);
+    for ops in &mut all_ops() {
+        let together = forward(ops, &layers, k, &x);
+        assert_close(&together, &want, &magnitude, 2e-7, "gathered inputs");
+        let alone: Vec<f32> = x.chunks(k).flat_map(|row| forward(ops, &layers, k, row)).collect();
+        assert_eq!(bits(&alone), bits(&together), "a row alone and among others");
+    }
+    let bad = gathering(&mut random, (k, 8), vec![0; 32], true).source;
+    let bad = LinearSource { in_features: 0, ..bad };
+    let error = CpuOps::new(1).load_linear(&[bad]).err().expect("refused").to_string();
+    assert!(error.contains("a row is of input feature 0, expected one below 0"), "{error}");
+}
+
 #[test]
 fn refuses_what_it_cannot_pack() {
     let mut random = Random(8);
@@ -154,7 +192,7 @@ fn refuses_what_it_cannot_pack() {
     };
     let with = |q: &dyn Fn(&mut Tensor, &mut Tensor, &mut Tensor, &mut usize)| {
         spoil(&|s| {
-            if let LinearWeight::Awq { qweight, qzeros, scales, group_size } = &mut s.weight {
+            if let LinearWeight::Awq { qweight, qzeros, scales, group_size, .. } = &mut s.weight {
                 q(qweight, qzeros, scales, group_size);
             }
         })

@@ -27,7 +27,9 @@ fn counted_bytes_are_allocated_bytes() {
         let norms = (2 * tiny.config.n_layers + 1) * tiny.config.hidden;
         bytes += match tiny.config.quantization {
             Quantization::None => checkpoint.total_bytes() - 2 * norms,
-            Quantization::Awq { .. } => 2 * 2 * tiny.config.vocab * tiny.config.hidden,
+            Quantization::Awq { .. } | Quantization::Gptq(_) => {
+                2 * 2 * tiny.config.vocab * tiny.config.hidden
+            }
         };
         assert_eq!(counted, bytes, "{kind:?}");
     }
