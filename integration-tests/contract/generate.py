@@ -153,6 +153,20 @@ ROWS += [
 ]  # fmt: skip
 
 # vLLM's first server
+# 1.6: an answer that keeps to its grammar ends by itself.
+SCHEMA = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False}
+ROWS += [
+    generate(f"1.6 {name}", grammar=grammar, details=True,
+             json={"generated_text": text, "details": {"finish_reason": "eos_token"}})
+    for name, grammar, text in [
+        ("regex", {"type": "regex", "value": "abc"}, "abc"),
+        ("json", {"type": "json", "value": SCHEMA}, re.compile(r"\{\s*\"a\"\s*:\s*1\s*\}")),
+        ("json in a string", {"type": "json", "value": json.dumps(SCHEMA)}, re.compile(r"\{\s*\"a\"\s*:\s*1\s*\}")),
+        ("json_object", {"type": "json_object", "value": {"const": "x"}}, '"x"'),
+        ("json_schema", {"type": "json_schema", "value": {"name": "n", "schema": {"const": [1]}, "strict": True}}, "[1]"),
+    ]
+]
+
 ROWS += [
     post("vLLM /generate", "/generate", {"prompt": PROMPT, "temperature": 0, "max_tokens": 20}, text=lambda t: t == '{"text":["' + (PROMPT + TEXT).replace("\n", "\\n") + '"]}'),
     post("vLLM /generate: 16 tokens by default", "/generate", {"prompt": "1 2 3", "temperature": 0, "ignore_eos": True}, json={"text": [str]}),

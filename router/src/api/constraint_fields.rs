@@ -27,6 +27,9 @@ impl Grammar {
     /// A schema that is neither an object nor a string with JSON.
     pub fn constraint(&self) -> Result<ConstraintSpec, Refusal> {
         match self {
+            Self::Json { value: Value::Null | Value::Number(_) | Value::Array(_) } => {
+                Err(Refusal("grammar is not supported".into())) // TGI's text
+            }
             Self::Json { value } => schema(value),
             Self::Regex { value } => Ok(ConstraintSpec::Regex(value.clone())),
             Self::JsonSchema { value } => value.constraint(),

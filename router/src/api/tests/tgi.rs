@@ -164,7 +164,8 @@ async fn refusals() {
             "`watermark` is not supported: this server adds no watermark. Leave it out or send false",
         ),
         (r#""adapter_id":"a""#, "`adapter_id` is not supported: no adapters are loaded. Given: a"),
-        (r#""grammar":{"type":"json_object","value":3}"#, "grammar is not valid: a JSON schema is an object"),
+        (r#""grammar":{"type":"json_object","value":3}"#, "grammar is not supported"),
+        (r#""grammar":{"type":"json","value":"[]"}"#, "grammar is not valid: a JSON schema is an object"),
     ] {
         for path in ["/", "/generate", "/generate_stream"] {
             let body = format!(r#"{{"inputs":"x","parameters":{{{parameters}}}}}"#);
