@@ -78,7 +78,7 @@ def main():
         with Router(model, STEP_MS, in_flight) as router:
             excess = {}
             for _ in range(args.runs):
-                for line in router.bench("--streams", "1,16,64", "--step-ms", str(STEP_MS)).splitlines():
+                for line in router.bench("--streams", "1,16,64,128", "--step-ms", str(STEP_MS)).splitlines():
                     streams = int(re.match(r"\s*(\d+)", line)[1])
                     excess.setdefault(streams, []).append(float(re.search(r"minus step ([-+\d.]+)", line)[1]))
             for streams, values in excess.items():
@@ -86,7 +86,10 @@ def main():
                 print(f"  {streams:3} streams: interval minus step {middle:.3f} ms (from {min(values):.3f} to {max(values):.3f})")
             print(f"  router RSS {router.rss_mb():.0f} MB", flush=True)
     with Router(model, 0, 2) as router:
-        print("0 ms steps, 64 clients:", router.bench("--streams", "64", "--requests", "200").strip())
+        print("0 ms steps,", router.bench("--streams", "128", "--requests", "200").strip())
+        line = router.bench("--streams", "128", "--step-ms", "0", "--tokens", "2000")
+        rate = 128 / float(re.search(r"interval ([\d.]+) ms", line)[1]) * 1000
+        print(f"0 ms steps, 128 streams: {rate:.0f} tok/s, router RSS {router.rss_mb():.0f} MB")
     return 0
 
 
