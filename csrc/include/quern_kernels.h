@@ -200,6 +200,18 @@ typedef struct QuernGather {
 
 int32_t quern_gather_rows(const QuernDevice *device, const QuernGather *args, void *stream);
 
+/* out[r, c] = x[r, index[c]]: the inputs of a linear layer whose rows have an order of their own. */
+typedef struct QuernGatherColumns {
+  const void *x;        /* fp16 [rows, ldx] */
+  const int32_t *index; /* [cols], each below ldx, 16-byte aligned */
+  void *out;            /* fp16 [rows, cols], 16-byte aligned */
+  int32_t rows;
+  int32_t ldx;
+  int32_t cols;         /* multiple of 8 */
+} QuernGatherColumns;
+
+int32_t quern_gather_columns(const QuernDevice *device, const QuernGatherColumns *args, void *stream);
+
 /* residual += delta, if there is one; out = residual / sqrt(mean(residual^2) + eps) * weight. */
 typedef struct QuernRmsNorm {
   float *residual;      /* fp32 [rows, hidden], 16-byte aligned; written only with a delta */

@@ -66,6 +66,22 @@ void check_gather(TestContext &context, int rows, int cols) {
   context.checks.expect(out.download<Half>() == expected && out.guards_intact(), "gather cols=" + std::to_string(cols));
 }
 
+void check_gather_columns(TestContext &context, int rows, int ldx, int cols) {
+  const std::vector<Half> x = random_halves(size_t(rows) * ldx, 1.f, context.rng);
+  std::vector<int32_t> index(cols);
+  for (int32_t &i : index) i = context.rng.below(ldx);
+  std::vector<Half> expected;
+  for (int r = 0; r < rows; ++r) {
+    for (const int32_t i : index) expected.push_back(x[size_t(r) * ldx + i]);
+  }
+  const DeviceBuffer d_x(x), d_index(index), out(expected.size() * 2);
+  const QuernGatherColumns args = {d_x.data(), static_cast<int32_t *>(d_index.data()), out.data(), rows, ldx, cols};
+  STATUS_OK(quern_gather_columns(&context.device, &args, nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+  context.checks.expect(out.download<Half>() == expected && out.guards_intact(),
+                        "gather columns " + std::to_string(ldx) + " to " + std::to_string(cols));
+}
+
 /// The low half of splitmix64's output function.
 uint32_t draw(uint64_t counter) {
   uint64_t z = counter * 0x9e3779b97f4a7c15ull;
@@ -186,6 +202,9 @@ void test_elementwise(TestContext &context) {
   if (context.small) return;
   check_embed(context, 511, 5120, 500);
   check_gather(context, 64, 5120);
+  check_gather_columns(context, 1, 96, 8);
+  check_gather_columns(context, 33, 5120, 10240);
+  check_gather_columns(context, 5, 13696, 27392);
   for (int delta_kind : {0, 1, 2}) {
     for (NormCase c : {NormCase{64, 5120, 3e4f}, {511, 4096, 1.f}, {2, 16384, 10.f}}) check_rms_norm(context, c, delta_kind);
   }

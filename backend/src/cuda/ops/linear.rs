@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{CudaAct, CudaOps, Element, pointer};
+use super::{CudaAct, CudaOps, Element, F16, pointer};
 use crate::cuda::arena::Arena;
 use crate::cuda::driver::{CudaError, check};
 use crate::cuda::sys;
@@ -18,6 +18,8 @@ pub enum CudaLinear {
         weight: sys::QuernInt4,
         /// float16 `[N]`, or 0.
         bias: u64,
+        /// int32 `[K]`, the input feature of each row, or 0: in order.
+        inputs: u64,
     },
     /// float16 `[N, K]`.
     Head { address: u64, k: usize, n: usize },
@@ -30,10 +32,18 @@ pub(super) struct Workspaces {
     shapes: Vec<(i32, i32)>,
     decode: HashMap<(i32, i32), u64>,
     prefill: u64,
+    /// Most columns of reordered inputs, and float16 `[rows, columns]` for them.
+    gathered_cols: usize,
+    gathered: u64,
 }
 
 impl Workspaces {
-    pub fn allocate(&mut self, device: &sys::QuernDevice, arena: &mut Arena) -> Result<(), LoadError> {
+    pub fn allocate(
+        &mut self,
+        device: &sys::QuernDevice,
+        arena: &mut Arena,
+        max_rows: usize,
+    ) -> Result<(), LoadError> {
         for &(k, n) in &self.shapes {
             // SAFETY: the device is readable.
             let bytes = unsafe { sys::quern_int4_linear_decode_workspace(device, k, n) };
@@ -43,6 +53,8 @@ impl Workspaces {
         // SAFETY: the device is readable.
         let bytes = unsafe { sys::quern_int4_linear_prefill_workspace(device) };
         self.prefill = arena.take("int4 products", bytes as usize)?;
+        let elements = max_rows.saturating_mul(self.gathered_cols);
+        self.gathered = arena.take("reordered inputs", elements.saturating_mul(F16))?;
         Ok(())
     }
 
@@ -53,10 +65,16 @@ impl Workspaces {
         }
     }
 
+    /// Notes that inputs of as many columns will be reordered.
+    pub fn note_gathered(&mut self, cols: usize) {
+        self.gathered_cols = self.gathered_cols.max(cols);
+    }
+
     /// Forgets the addresses, not the shapes.
     pub fn clear(&mut self) {
         self.decode.clear();
         self.prefill = 0;
+        self.gathered = 0;
     }
 }
 
@@ -70,31 +88,55 @@ impl CudaOps {
         epilogue: sys::QuernEpilogue,
     ) -> Result<(), CudaError> {
         match layer {
-            CudaLinear::Int4 { weight, bias } => self.int4(x, (weight, *bias), out, epilogue),
+            CudaLinear::Int4 { weight, bias, inputs: 0 } => {
+                self.int4((x.address, x.rows, x.cols), (weight, *bias), out, epilogue)
+            }
+            CudaLinear::Int4 { weight, bias, inputs } => {
+                let cols = weight.k as usize;
+                let gathered = self.gather_columns(x, *inputs, cols)?;
+                self.int4((gathered, x.rows, cols), (weight, *bias), out, epilogue)
+            }
             &CudaLinear::Head { address, k, n } => self.head(x, (address, k, n), out),
         }
     }
 
+    /// `x`'s columns `inputs`, in memory that the next call overwrites.
+    fn gather_columns(&self, x: &CudaAct, inputs: u64, cols: usize) -> Result<u64, CudaError> {
+        let out = self.places.workspaces.gathered;
+        let args = sys::QuernGatherColumns {
+            x: pointer(x.address),
+            index: pointer(inputs).cast(),
+            out: pointer(out),
+            rows: x.rows as i32,
+            ldx: x.cols as i32,
+            cols: cols as i32,
+        };
+        // SAFETY: the indices were checked against the input's columns, and the memory is for as many rows and columns.
+        let status = unsafe { sys::quern_gather_columns(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+        check("gather_columns", status).map(|()| out)
+    }
+
+    /// `x` is (address, rows, columns).
     fn int4(
         &self,
-        x: &CudaAct,
+        (x, rows, cols): (u64, usize, usize),
         (weight, bias): (&sys::QuernInt4, u64),
         out: &CudaAct,
         epilogue: sys::QuernEpilogue,
     ) -> Result<(), CudaError> {
-        let decodes = x.rows <= DECODE_ROWS;
+        let decodes = rows <= DECODE_ROWS;
         let workspace = match decodes {
             true => self.places.workspaces.decode.get(&(weight.k, weight.n)).copied().unwrap_or(0),
             false => self.places.workspaces.prefill,
         };
         let args = sys::QuernLinear {
             weight: *weight,
-            x: pointer(x.address),
+            x: pointer(x),
             bias: pointer(bias),
             out: pointer(out.address),
             workspace: pointer(workspace),
-            m: x.rows as i32,
-            ldx: x.cols as i32,
+            m: rows as i32,
+            ldx: cols as i32,
             ldo: out.cols as i32,
             epilogue: epilogue as i32,
         };

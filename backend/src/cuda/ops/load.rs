@@ -1,6 +1,8 @@
 //! Weights on their way to the GPU: copied through page-locked memory, or made up there, then packed into the
 //! int4 layout by a kernel. One copy of every weight stays on the device; what it was made of does not.
 
+use std::sync::Arc;
+
 use half::f16;
 
 use super::{CudaLinear, CudaOps, F16, Raw, pointer};
@@ -119,10 +121,11 @@ impl CudaOps {
         }
         let linear = self.places.linear(parts, pairs)?;
         let parts = parts.iter().map(LinearSource::converted).collect::<Result<Vec<_>, _>>()?;
-        if let CudaLinear::Int4 { weight, bias } = &linear {
+        if let CudaLinear::Int4 { weight, bias, inputs } = &linear {
             let tensors = parts.iter().map(awq_tensors).collect::<Result<Vec<_>, _>>()?;
             self.pack(&tensors, weight)?;
             self.load_bias(&parts, *bias)?;
+            self.load_inputs(&parts, *inputs)?;
         }
         Ok(linear)
     }
@@ -148,6 +151,32 @@ impl CudaOps {
         }
         // SAFETY: the raw tensors and the tiles have the sizes that the shapes ask for.
         Ok(check("awq_repack", unsafe { sys::quern_awq_repack(&source, packed, gpu.stream_pointer()) })?)
+    }
+
+    /// The one order of the parts' inputs at `address`; nothing at 0.
+    fn load_inputs(&mut self, parts: &[LinearSource], address: u64) -> Result<(), LoadError> {
+        if address == 0 {
+            return Ok(());
+        }
+        let order = |part: &LinearSource| match &part.weight {
+            LinearWeight::Awq { inputs: Some(inputs), .. } => Some(Arc::clone(&inputs.order)),
+            _ => None,
+        };
+        let first = order(&parts[0]).unwrap_or_default();
+        if let Some(other) = parts.iter().find(|part| order(part).as_ref() != Some(&first)) {
+            return Err(LoadError::Unsupported(format!(
+                "layers `{}` and `{}` share their input, but their \"g_idx\" differ, for which there is no CUDA kernel; \
+                 use --device cpu",
+                parts[0].name, other.name
+            )));
+        }
+        if let Some(input) = first.iter().find(|&&input| input as usize >= parts[0].in_features) {
+            let detail =
+                format!("a row is of input feature {input}, expected one below {}", parts[0].in_features);
+            return Err(LoadError::Tensor { name: parts[0].name.clone(), detail });
+        }
+        let (gpu, loader) = self.loader()?;
+        Ok(loader.copy(gpu, bytemuck::cast_slice(&first), address)?)
     }
 
     /// The parts' biases side by side at `address`, zeros where a part has none; nothing at 0.

@@ -55,7 +55,7 @@ impl Places {
         }
         let bias_row = sys::QUERN_MAX_BIASES as usize * size_of::<sys::QuernTokenBias>();
         let arena = &mut self.arena;
-        self.workspaces.allocate(&self.device, arena)?;
+        self.workspaces.allocate(&self.device, arena, room.max_rows)?;
         Ok(StepMemory {
             inputs: arena.take("step inputs", room.input_bytes)?,
             counts: arena.take("token counts", room.count_slots * config.vocab * 4)?,

@@ -102,7 +102,14 @@ impl Places {
             true => self.weights.take("weights", n * F16)?,
             false => 0,
         };
-        Ok(CudaLinear::Int4 { weight, bias })
+        let inputs = match parts.iter().any(|part| part.int4().is_some_and(|shape| shape.gathers)) {
+            true => {
+                self.workspaces.note_gathered(k);
+                self.weights.take("weights", k * size_of::<u32>())?
+            }
+            false => 0,
+        };
+        Ok(CudaLinear::Int4 { weight, bias, inputs })
     }
 
     /// Sizes of decode attention for a number of sequences.
@@ -131,10 +138,6 @@ impl Places {
 /// The one group size of int4 `parts`.
 fn int4_group(parts: &[LinearSource]) -> Result<usize, LoadError> {
     let of_part = |part: &LinearSource| match part.int4() {
-        Some(shape) if shape.gathers => Err(LoadError::Unsupported(format!(
-            "layer `{}` has 8 bits or \"desc_act\", for which there is no CUDA kernel; use --device cpu",
-            part.name
-        ))),
         Some(shape) => Ok(shape.group_size),
         None => Err(LoadError::Unsupported(format!(
             "layer `{}` is stored plain, for which there is no CUDA kernel; use a fully quantized AWQ checkpoint, or \
