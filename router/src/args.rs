@@ -64,6 +64,15 @@ pub struct Args {
     /// Port to listen on.
     #[arg(long, short, env, default_value_t = 3000)]
     pub port: u16,
+    /// Vertex AI's name of `--port`, which it wins over.
+    #[arg(long, env, hide = true)]
+    pub aip_http_port: Option<u16>,
+    /// Vertex AI's name of /vertex.
+    #[arg(long, env, hide = true)]
+    pub aip_predict_route: Option<String>,
+    /// Vertex AI's name of /health.
+    #[arg(long, env, hide = true)]
+    pub aip_health_route: Option<String>,
     /// Accepted for compatibility: metrics are at /metrics of the main port.
     #[arg(long, env, default_value_t = 9000)]
     pub prometheus_port: u16,

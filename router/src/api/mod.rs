@@ -4,6 +4,7 @@
 //! is a generation between them; `error` renders every failure. No scheduling, no tokenizing here.
 
 mod admission;
+pub mod aip;
 mod auth;
 mod caller;
 pub mod compat;
@@ -45,7 +46,8 @@ use state::{App, EdgeSettings};
 
 /// All routes of this server around `app`.
 pub fn router(app: App) -> Router {
-    layers(routes(), app)
+    let names = app.settings().aip_routes.clone();
+    names.rename(layers(routes(), app))
 }
 
 fn routes() -> Router<App> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 
 use super::admission::Admission;
+use super::aip::AipRoutes;
 use super::compat::Compat;
 use super::error::ApiError;
 use super::keys::ApiKeys;
@@ -31,6 +32,7 @@ pub struct EdgeSettings {
     /// Value of x-compute-type, instead of the device's.
     pub compute_type: Option<HeaderValue>,
     pub compat: Compat,
+    pub aip_routes: AipRoutes,
 }
 
 /// The model and everything around it, complete from the moment the server is ready.

@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub async fn run(args: Args) -> anyhow::Result<()> {
     args.check()?;
     let mut signals = Signals::listen()?;
-    let listener = bind(&args.hostname, args.port).await?;
+    let listener = bind(&args.hostname, args.aip_http_port.unwrap_or(args.port)).await?;
     let app = App::loading(startup::edge_settings(&args)?);
     let mut http = Http::start(listener, api::router(app.clone()));
     let started = tokio::select! {

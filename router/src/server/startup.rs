@@ -10,6 +10,7 @@ use axum::http::HeaderValue;
 use text_generation_limits::ModelFacts;
 
 use super::compute_type::{self, NVIDIA_DEVICES};
+use crate::api::aip::AipRoutes;
 use crate::api::keys::ApiKeys;
 use crate::api::meta::Info;
 use crate::api::places::Places;
@@ -53,6 +54,10 @@ pub fn edge_settings(args: &Args) -> anyhow::Result<EdgeSettings> {
             })
             .transpose()?,
         compat: args.tgi_compat,
+        aip_routes: AipRoutes {
+            predict: args.aip_predict_route.clone(),
+            health: args.aip_health_route.clone(),
+        },
     })
 }
 

@@ -201,6 +201,7 @@ pub fn settings() -> EdgeSettings {
         payload_limit: 10_000,
         compute_type: None,
         compat: Compat::Fixed,
+        aip_routes: Default::default(),
     }
 }
 

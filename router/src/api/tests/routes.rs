@@ -1,11 +1,16 @@
 //! /tokenize in vLLM's shape, /chat_tokenize, /detokenize, /invocations, /vertex, /v1/models/{id}, and vLLM's
 //! /generate.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::harness::{Server, end, serve, server, settings};
+use crate::api::aip::AipRoutes;
 use crate::api::compat::Compat;
+use crate::api::keys::ApiKeys;
 use crate::api::state::EdgeSettings;
 
 async fn ok(server: &Server, path: &str, body: Value) -> Value {
@@ -23,6 +28,23 @@ async fn refused(server: &Server, path: &str, body: Value) -> (u16, String) {
 }
 
 const CHATML: &str = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n";
+
+/// Vertex AI's names, one of them another route's, are /vertex and /health in all that they do.
+#[tokio::test]
+async fn aip_routes() {
+    let aip_routes = AipRoutes { predict: Some("/generate".into()), health: Some("/v1/ok".into()) };
+    let keys = ApiKeys::new(&["k".into()], None, Instant::now()).unwrap().map(Arc::new);
+    let server = serve(EdgeSettings { aip_routes: aip_routes.clone(), ..settings() }, |_| {});
+    let body = r#"{"instances":[{"inputs":"2+2="}]}"#;
+    assert_eq!(server.post("/generate", body).await.json()["predictions"][0], "4");
+    assert_eq!(server.post("/vertex", body).await.json()["predictions"][0], "4");
+    assert_eq!(server.get("/v1/ok").await.status, StatusCode::OK);
+    assert_eq!(server.get("/info").await.status, StatusCode::OK);
+    assert_eq!(server.get("/generate").await.status, StatusCode::METHOD_NOT_ALLOWED);
+    let keyed = serve(EdgeSettings { aip_routes, api_keys: keys, ..settings() }, |_| {});
+    assert_eq!(keyed.get("/v1/ok").await.status, StatusCode::OK);
+    assert_eq!(keyed.post("/generate", body).await.status, StatusCode::UNAUTHORIZED);
+}
 
 #[tokio::test]
 async fn tokens_of_chats_and_in_vllms_shape() {
