@@ -49,15 +49,15 @@ def device_name():
 
 
 class Server:
-    """The launcher as a child; its output goes to stderr."""
+    """The launcher as a child; its output goes to stderr, or where `output` says."""
 
-    def __init__(self, binary, model, flags):
+    def __init__(self, binary, model, flags, output=sys.stderr):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         self.started = time.perf_counter()
         command = [binary, "--model-id", model, "--hostname", "127.0.0.1", "--port", str(self.port), *flags]
-        self.process = subprocess.Popen([str(part) for part in command], stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen([str(part) for part in command], stdout=output, stdin=subprocess.DEVNULL)
 
     def ready(self):
         """Seconds from the start to the first 200 of /health."""

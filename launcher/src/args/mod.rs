@@ -20,6 +20,7 @@ use clap::{ArgMatches, Args as ClapArgs, CommandFactory, FromArgMatches, Parser,
 
 use crate::convert::ConvertArgs;
 use crate::download::DownloadArgs;
+use crate::plan::PlanArgs;
 use crate::programs::PassedOn;
 pub use accepted::AcceptedArgs;
 pub use limits::LimitArgs;
@@ -63,6 +64,8 @@ pub enum Command {
     Quantize(PassedOn),
     /// Download a model of the Hugging Face Hub into the cache, and print its folder.
     DownloadWeights(DownloadArgs),
+    /// Say what a model takes in memory, and which limits fit, from its configuration and the headers of its weights.
+    Plan(Box<PlanArgs>),
 }
 
 /// Everything that serving needs to know.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read};
+use std::ops::Range;
 use std::time::Duration;
 
 use ureq::config::{AutoHeaderValue, RedirectAuthHeaders};
@@ -130,6 +131,35 @@ impl<'a> Client<'a> {
             )));
         }
         Ok(Part { from: begins, body: Box::new(answer.into_body().into_reader()) })
+    }
+
+    /// The `bytes` of a file, and no more of it than that even from a Hub that sends all.
+    pub(super) fn range(&self, commit: &Commit, file: &str, bytes: Range<u64>) -> Result<Vec<u8>, HubError> {
+        let request = self.request(self.agent.get(self.file_url(commit, file)));
+        let wanted = format!("bytes={}-{}", bytes.start, bytes.end - 1);
+        let answer = self.accepted(request.header(header::RANGE, wanted).call(), Some(file))?;
+        let place = answer.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let begins = if answer.status() == 206 {
+            place.and_then(content_range).map(|(begins, _)| begins)
+        } else {
+            Some(0)
+        };
+        let skipped = begins.and_then(|begins| bytes.start.checked_sub(begins));
+        let skipped =
+            skipped.ok_or_else(|| HubError::transient(format!("{file}: a part came without its place")))?;
+        let cut = |error| HubError::transient(format!("{file}: cut: {error}"));
+        let mut body = answer.into_body().into_reader();
+        std::io::copy(&mut (&mut body).take(skipped), &mut std::io::sink()).map_err(cut)?;
+        let mut part = Vec::new();
+        body.take(bytes.end - bytes.start).read_to_end(&mut part).map_err(cut)?;
+        match part.len() as u64 == bytes.end - bytes.start {
+            true => Ok(part),
+            false => Err(HubError::transient(format!(
+                "{file}: {} bytes came of {wanted_bytes}",
+                part.len(),
+                wanted_bytes = bytes.end - bytes.start
+            ))),
+        }
     }
 
     fn file_url(&self, commit: &Commit, file: &str) -> String {

@@ -10,6 +10,7 @@ mod choose;
 mod client;
 mod error;
 mod folders;
+mod headers;
 mod listing;
 mod partial;
 mod progress;
@@ -28,6 +29,7 @@ use cache::CachedRepository;
 use client::Client;
 pub use error::HubError;
 pub use folders::{CacheVariables, HubCache};
+pub use headers::HeaderFolder;
 use listing::{Commit, Listing, RemoteFile};
 use progress::Display;
 use retry::{ATTEMPTS, retrying};
@@ -87,6 +89,38 @@ pub fn prepare(
             })
         }
     }
+}
+
+/// What `plan` reads of a model.
+pub enum Description {
+    /// A snapshot in the cache, complete.
+    Snapshot(PathBuf),
+    Headers(HeaderFolder),
+}
+
+impl Description {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Snapshot(folder) => folder,
+            Self::Headers(folder) => folder.path(),
+        }
+    }
+}
+
+/// Configuration and headers of the model; weights only where the cache has them.
+///
+/// # Errors
+/// [`LauncherError::Download`] with what is wrong and what to do.
+pub fn describe(model: &HubModel, settings: &HubSettings) -> Result<Description, LauncherError> {
+    let revision = model.revision.as_deref().unwrap_or(DEFAULT_REVISION);
+    let cache = CachedRepository::new(settings.cache.root(), &model.id);
+    if settings.offline {
+        return prepare(model, settings, |_| Ok(())).map(Description::Snapshot);
+    }
+    let repository = Repository { model, settings, revision, cache: &cache };
+    let explain =
+        |error: HubError| LauncherError::Download(format!("{} cannot be planned: {error}", model.id));
+    repository.headers().map_err(explain)
 }
 
 fn offline(
@@ -153,6 +187,30 @@ impl Repository<'_> {
         }
         read_folder(&folder, self.model.weights).map_err(HubError::Unusable)?;
         Ok(folder)
+    }
+
+    /// The small files, and of the weights what the cache lacks as headers.
+    fn headers(&self) -> Result<Description, HubError> {
+        let client = Client::new(self.settings, &self.model.id, self.revision)?;
+        let asked = retrying(&self.model.id, ATTEMPTS, &Stop::default(), || (client.listing(), 0));
+        let listing = asked.map_err(|error| match error {
+            HubError::Transient { .. } => self.unreachable(error),
+            other => other,
+        })?;
+        let snapshot = self.fetch_description(&client, &listing)?;
+        if self.model.weights == Weights::Dummy {
+            return Ok(Description::Snapshot(snapshot));
+        }
+        let index: Option<Value> = read_json(&snapshot, INDEX).map_err(HubError::Unusable)?;
+        let files = self.missing(&client, &listing, choose::weights(&listing, index.as_ref())?)?;
+        if files.is_empty() {
+            return Ok(Description::Snapshot(snapshot));
+        }
+        let folder = HeaderFolder::new(&snapshot)?;
+        for (name, content) in &files {
+            folder.fetch(&client, &listing.commit, (name, content))?;
+        }
+        Ok(Description::Headers(folder))
     }
 
     fn unreachable(&self, error: HubError) -> HubError {
