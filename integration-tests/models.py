@@ -120,6 +120,10 @@ class Models:
             "smollm2-135m-v1-awq-g64", "awq_quantize.py", self.smollm2_v1_fp16(), "--group-size", 64
         )
 
+    def smollm2_qwen2_bf16(self):
+        """SmolLM2 as Qwen2 in bfloat16, with random q, k and v biases."""
+        return self._folder("smollm2-135m-qwen2-bf16", "as_qwen2_bf16.py", self.smollm2_fp16())
+
     def tiny_v1_fp16(self):
         return made(self.cache / "tiny-v1-fp16", lambda out: run("tiny_qwen_v1.py", out))
 

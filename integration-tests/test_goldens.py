@@ -69,18 +69,33 @@ def test_tiny_original_qwen_with_biases(tiny, case):
     check_case(tiny, case)
 
 
-@pytest.mark.parametrize("case", cases("smollm2-135m-v1-awq-g64-long"))
-def test_long_context_rules(models, tmp_path, case):
-    """Dynamic NTK and log-n attention, brought into reach by a small seq_length."""
-    folder = tmp_path / "model"
+def check_with_overrides(source, folder, case):
+    """The case on a server of `source` with the case's config."""
     folder.mkdir()
-    for path in models.smollm2_v1_awq().iterdir():
+    for path in source.iterdir():
         (folder / path.name).symlink_to(path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps({**config, **case["config_overrides"]}))
-    with Server("--model-id", folder) as server:
+    with Server("--model-id", folder, "--device", "cpu") as server:
         check_case(server, case)
+
+
+@pytest.mark.parametrize("case", cases("smollm2-135m-v1-awq-g64-long"))
+def test_long_context_rules(models, tmp_path, case):
+    """Dynamic NTK and log-n attention, brought into reach by a small seq_length."""
+    check_with_overrides(models.smollm2_v1_awq(), tmp_path / "model", case)
+
+
+@pytest.mark.parametrize("case", cases("smollm2-135m-awq-g64-scaled"))
+def test_rotary_scalings_and_the_sliding_window(models, tmp_path, case):
+    check_with_overrides(models.smollm2_awq(), tmp_path / "model", case)
+
+
+def test_qwen2_in_bfloat16_with_biases(models):
+    with Server("--model-id", models.smollm2_qwen2_bf16(), "--device", "cpu") as server:
+        for case in golden_cases("smollm2-135m-qwen2-bf16"):
+            check_case(server, case)
 
 
 def test_reference_ops_agree(models):

@@ -30,12 +30,14 @@ __global__ void __launch_bounds__(kAngleThreads) rope_angles_kernel(const QuernR
   const int row = static_cast<int>(at / half), i = static_cast<int>(at % half);
   const int span = p.row_span[row];
   const double position = max(row_position(p.spans, span, row), 0);
-  const double frequency = pow(p.theta[span], -2.0 * i / p.rope_dim);
+  const double factor_of_pair = p.factors == nullptr ? 1.0 : p.factors[i];
+  const double frequency = pow(p.theta[span], -2.0 * i / p.rope_dim) * factor_of_pair;
   // Whole turns go before the sine, in float64: positions far into a sequence are as exact as the first.
   const double turns = position * frequency * kInverseTwoPi;
   double sine, cosine;
   sincospi(2.0 * (turns - rint(turns)), &sine, &cosine);
-  reinterpret_cast<float2 *>(p.angles)[at] = make_float2(static_cast<float>(cosine), static_cast<float>(sine));
+  reinterpret_cast<float2 *>(p.angles)[at] =
+      make_float2(static_cast<float>(cosine * p.scale), static_cast<float>(sine * p.scale));
   if (i > 0) return;
   const double factor = p.logn_seq_length == 0 ? 1.0 : log(position + 1.0) / log(double(p.logn_seq_length));
   p.query_factors[row] = static_cast<float>(fmax(factor, 1.0));
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(kStoreThreads) rope_store_kernel(const StorePa
 
 bool angles_ok(const QuernRopeAngles &args) {
   return args.rows > 0 && args.rope_dim > 0 && args.rope_dim % 16 == 0 && args.spans.n_spans > 0 &&
-         (args.logn_seq_length == 0 || args.logn_seq_length >= 2);
+         (args.logn_seq_length == 0 || args.logn_seq_length >= 2) && args.scale > 0.0;
 }
 
 }  // namespace
@@ -141,6 +143,7 @@ extern "C" uint64_t quern_kv_layer_bytes(int32_t n_blocks, int32_t n_kv_heads, i
 extern "C" int32_t quern_rope_angles(const QuernDevice *device, const QuernRopeAngles *args, void *stream) {
   if (!angles_ok(*args)) return QUERN_BAD_SHAPE;
   if (!is_aligned(args->row_span, 4) || !is_aligned(args->theta, 8) || !is_aligned(args->angles, 8) ||
+      reinterpret_cast<uintptr_t>(args->factors) % 8 != 0 ||
       !is_aligned(args->query_factors, 4) || !is_aligned(args->spans.position, 4) ||
       !is_aligned(args->spans.first_row, 4)) {
     return QUERN_BAD_POINTER;

@@ -45,6 +45,9 @@ AttentionCase::AttentionCase(const AttentionDims &dims, const std::vector<SpanSp
   const auto device = [](const auto &host) { return std::make_unique<DeviceBuffer>(host); };
   first_row_ = device(first_row), n_rows_ = device(n_rows), row_span_ = device(row_span);
   position_ = device(positions()), block_tables_ = device(tables), theta_ = device(theta_of);
+  std::vector<double> pair_factors;
+  for (int i = 0; i < dims_.rope_dim / 2; ++i) pair_factors.push_back(pair_factor(i));
+  pair_factors_ = device(pair_factors);
   d_bias_ = device(bias_), d_qkv_ = device(qkv_), d_cache_ = device(cache_);
   angles_ = std::make_unique<DeviceBuffer>(size_t(rows_) * dims_.rope_dim * 4);
   factors_ = std::make_unique<DeviceBuffer>(size_t(rows_) * 4);
@@ -99,6 +102,10 @@ void AttentionCase::fill_past(Rng &rng) {
   }
 }
 
+double AttentionCase::angle(const Row &row, int i) const {
+  return row.position * std::pow(theta(spans_[row.span].sequence), -2.0 * i / dims_.rope_dim) * pair_factor(i);
+}
+
 void AttentionCase::compute_rotated() {
   rotated_.resize(qkv_.size());
   const int d = dims_.head_dim, half = dims_.rope_dim / 2;
@@ -111,9 +118,9 @@ void AttentionCase::compute_rotated() {
       for (int i = 0; i < d; ++i) x[i] = double(to_float(qkv_[at + i])) + to_float(bias_[head * d + i]);
       y = x;
       for (int i = 0; i < half && head < dims_.n_heads + dims_.n_kv_heads; ++i) {
-        const double angle = r.position * std::pow(theta(spans_[r.span].sequence), -2.0 * i / dims_.rope_dim);
-        y[i] = x[i] * std::cos(angle) - x[i + half] * std::sin(angle);
-        y[i + half] = x[i + half] * std::cos(angle) + x[i] * std::sin(angle);
+        const double cosine = std::cos(angle(r, i)) * scale(), sine = std::sin(angle(r, i)) * scale();
+        y[i] = x[i] * cosine - x[i + half] * sine;
+        y[i + half] = x[i + half] * cosine + x[i] * sine;
       }
       for (int i = 0; i < d; ++i) rotated_[at + i] = to_half(float(head < dims_.n_heads ? y[i] * std::fmax(1.0, logn) : y[i]));
     }
@@ -218,7 +225,8 @@ QuernAttention AttentionCase::args(int first_span, int n_spans) const {
 }
 
 void AttentionCase::run_angles(const QuernDevice &device) {
-  const QuernRopeAngles angles = {args().spans, row_span(), static_cast<double *>(theta_->data()),
+  const double *pair_factors = dims_.scaled ? static_cast<double *>(pair_factors_->data()) : nullptr;
+  const QuernRopeAngles angles = {args().spans, row_span(), static_cast<double *>(theta_->data()), pair_factors, scale(),
                                   static_cast<float *>(angles_->data()), static_cast<float *>(factors_->data()),
                                   rows_, dims_.rope_dim, dims_.logn_seq_length};
   STATUS_OK(quern_rope_angles(&device, &angles, nullptr));
@@ -238,10 +246,9 @@ void AttentionCase::expect_angles(Checks &checks) const {
     const Row r = row(index);
     if (r.padding) continue;
     for (int i = 0; i < half; ++i) {
-      const double angle = r.position * std::pow(theta(spans_[r.span].sequence), -2.0 * i / dims_.rope_dim);
       const size_t at = 2 * (size_t(index) * half + i);
-      worst = std::fmax(worst, std::fabs(angles[at] - std::cos(angle)));
-      worst = std::fmax(worst, std::fabs(angles[at + 1] - std::sin(angle)));
+      worst = std::fmax(worst, std::fabs(angles[at] - std::cos(angle(r, i)) * scale()));
+      worst = std::fmax(worst, std::fabs(angles[at + 1] - std::sin(angle(r, i)) * scale()));
       if (std::isnan(angles[at]) || std::isnan(angles[at + 1])) worst = INFINITY;
     }
     const double logn = dims_.logn_seq_length == 0 ? 1.0 : std::log(r.position + 1.0) / std::log(dims_.logn_seq_length);

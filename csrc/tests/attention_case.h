@@ -15,6 +15,7 @@ struct AttentionDims {
   int n_heads, n_kv_heads, head_dim, rope_dim;
   bool bias = false;
   int logn_seq_length = 0;
+  bool scaled = false;  // frequencies and angles, as for stretched positions
 };
 /// Spans of one sequence share its block table; rows of a sequence's spans follow one another.
 struct SpanSpec {
@@ -65,6 +66,10 @@ class AttentionCase {
   /// Host offset of an element of K or V.
   size_t cache_at(int sequence, int position, int kv_head, bool is_value, int element) const;
   double theta(int sequence) const { return sequence % 2 == 0 ? 1e4 : 1e4 * 3.1; }
+  /// With `scaled`, slower for every pair than for the one before it.
+  double pair_factor(int i) const { return dims_.scaled ? 1.0 / (1.0 + 0.37 * i) : 1.0; }
+  double scale() const { return dims_.scaled ? 1.1386 : 1.0; }  // YaRN's for a factor of 4
+  double angle(const Row &row, int i) const;
 
   AttentionDims dims_;
   std::vector<SpanSpec> spans_;
@@ -76,7 +81,7 @@ class AttentionCase {
   std::vector<double> expected_;              // [rows, n_heads * head_dim]
   std::vector<double> magnitude_;             // likewise
   std::unique_ptr<DeviceBuffer> d_qkv_, d_bias_, d_cache_, out_, angles_, factors_;
-  std::unique_ptr<DeviceBuffer> first_row_, n_rows_, position_, block_tables_, row_span_, theta_;
+  std::unique_ptr<DeviceBuffer> first_row_, n_rows_, position_, block_tables_, row_span_, theta_, pair_factors_;
 };
 
 }  // namespace quern::test

@@ -45,7 +45,8 @@ class AttentionBench {
   std::vector<int32_t> positions() const { return std::vector<int32_t>(shape_.spans, shape_.position); }
   const int32_t *row_span() const { return ints(row_span_); }
   QuernRopeAngles angles() const {
-    return {args(0).spans, row_span(), static_cast<double *>(theta_->data()), reinterpret_cast<float *>(angles_.data()),
+    return {args(0).spans, row_span(), static_cast<double *>(theta_->data()), nullptr, 1.0,
+            reinterpret_cast<float *>(angles_.data()),
             reinterpret_cast<float *>(factors_.data()), int(rows()), kHeadDim, 2048};
   }
   QuernAttention args(int layer) const {

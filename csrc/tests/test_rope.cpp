@@ -1,4 +1,4 @@
-// Angles against float64 up to position 8191 and two rotary bases; bias, rotation and cache write of prefill rows:
+// Angles against float64 up to position 131004, with two rotary bases, plain and with stretched frequencies; bias, rotation and cache write of prefill rows:
 // every element in its place, nothing else touched, padding skipped.
 #include "attention_case.h"
 
@@ -27,10 +27,12 @@ void check_case(TestContext &context, const AttentionDims &dims, const std::vect
 
 void test_rope(TestContext &context) {
   check_case(context, {4, 2, 64, 64, true, 16}, {{0, 0, 5}, {1, -1, 2}, {2, 31, 3}});
+  check_case(context, {4, 2, 64, 64, false, 0, true}, {{0, 7, 3}, {1, 40, 2}});
   if (context.small) return;
   check_case(context, {40, 40, 128, 128, true, 2048}, {{0, 2040, 33}, {1, 0, 1}, {2, 8160, 32}});
   check_case(context, {32, 8, 128, 128}, {{0, 100, 64}, {1, -1, 3}, {2, 0, 65}});
   check_case(context, {9, 3, 64, 32, true}, {{0, 5, 70}, {1, 4095, 1}});
+  check_case(context, {32, 8, 128, 128, true, 0, true}, {{0, 8150, 40}, {1, 0, 1}, {2, 131000, 5}});
 }
 
 }  // namespace quern::test

@@ -3,8 +3,9 @@
 //! Called by `ModelConfig::from_dir`. Defaults are those of each family's own configuration class.
 //! Every size leaves here checked; the limits keep products of three sizes inside 64 bits.
 
-use super::fields::{Fields, shown};
-use super::{Family, ModelConfig, Quantization, RopeConfig};
+use super::fields::Fields;
+use super::rope::{self, MAX_POSITIONS};
+use super::{Family, ModelConfig, Quantization, SlidingWindow};
 use crate::error::LoadError;
 
 const MAX_LAYERS: usize = 1 << 10;
@@ -13,10 +14,11 @@ const MAX_INTERMEDIATE: usize = 1 << 20;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 10;
 const MAX_VOCAB: usize = 1 << 22;
-const MAX_POSITIONS: usize = 1 << 24;
 
 /// Window of a Mistral config.json that does not mention one.
 const MISTRAL_WINDOW: usize = 4096;
+/// Layers in front without a window, of a Qwen2 config.json that does not say.
+const QWEN2_FULL_LAYERS: f64 = 28.0;
 
 /// Class name, `model_type`, family.
 const FAMILIES: [(&str, &str, Family); 4] = [
@@ -64,22 +66,26 @@ pub(super) fn parse(
         let detail = format!("expected a divisor of num_attention_heads ({n_heads}), got {n_kv_heads}");
         return Err(fields.error("num_key_value_heads", detail));
     }
+    let n_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
+    let positions = max_positions(fields, family)?;
+    let (rope, max_positions) = match family {
+        Family::Qwen => (rope::of_qwen(fields, head_dim)?, positions),
+        Family::Qwen2 | Family::Llama | Family::Mistral => rope::of_llama(fields, head_dim, positions)?,
+    };
     Ok(ModelConfig {
         family,
         architecture: architecture.to_owned(),
-        n_layers: fields.size("num_hidden_layers", MAX_LAYERS)?,
+        n_layers,
         hidden,
         intermediate: intermediate(fields, family)?,
         n_heads,
         n_kv_heads,
         head_dim,
         vocab: fields.size("vocab_size", MAX_VOCAB)?,
-        max_positions: max_positions(fields, family)?,
+        max_positions,
         norm_eps: fields.number_or(eps_key, 1e-12..=1.0, 1e-6)? as f32,
-        rope: match family {
-            Family::Qwen => qwen_rope(fields, head_dim)?,
-            Family::Qwen2 | Family::Llama | Family::Mistral => plain_rope(fields, head_dim)?,
-        },
+        rope,
+        sliding_window: sliding_window(fields, family, n_layers)?,
         tied: fields.flag_or("tie_word_embeddings", false)?,
         quantization,
     })
@@ -122,7 +128,6 @@ fn intermediate(fields: &Fields, family: Family) -> Result<usize, LoadError> {
     }
 }
 
-/// Attention here is never windowed, so a model with a window is served up to the window, where both agree.
 fn max_positions(fields: &Fields, family: Family) -> Result<usize, LoadError> {
     let default = match family {
         Family::Qwen => 8192,
@@ -130,84 +135,48 @@ fn max_positions(fields: &Fields, family: Family) -> Result<usize, LoadError> {
         Family::Llama => 2048,
         Family::Mistral => 131_072,
     };
-    let positions = fields.optional_size("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(default);
+    Ok(fields.optional_size("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(default))
+}
+
+/// Which layers attend to the last tokens only.
+fn sliding_window(
+    fields: &Fields,
+    family: Family,
+    n_layers: usize,
+) -> Result<Option<SlidingWindow>, LoadError> {
     let mentioned = fields.has_key("sliding_window");
-    let windowed = match family {
-        Family::Mistral => true,
-        Family::Qwen2 => fields.flag_or("use_sliding_window", false)?,
-        Family::Qwen | Family::Llama => false,
-    };
-    let window = match windowed {
-        true if family == Family::Mistral && !mentioned => Some(MISTRAL_WINDOW),
-        true => fields.optional_size("sliding_window", MAX_POSITIONS)?,
-        false => None,
-    };
-    Ok(window.map_or(positions, |window| positions.min(window)))
-}
-
-fn plain_rope(fields: &Fields, head_dim: usize) -> Result<RopeConfig, LoadError> {
-    // Newer files keep base and scaling together under `rope_parameters`.
-    let parameters = fields.section("rope_parameters")?;
-    for (section, name) in
-        [(fields.section("rope_scaling")?, "rope_scaling"), (parameters.clone(), "rope_parameters")]
-    {
-        let kind =
-            section.as_ref().map(|section| section.either(["rope_type", "type"])).transpose()?.flatten();
-        let known = section.is_none() || kind.is_some_and(|(_, value)| value == "default");
-        if !known {
-            let got = kind.map_or_else(|| "a scaling without a type".to_owned(), |(_, value)| shown(value));
-            return Err(
-                fields.unsupported(name, format_args!("{got} is not supported; only null or \"default\" is"))
-            );
+    let tokens = match family {
+        Family::Mistral if !mentioned => Some(MISTRAL_WINDOW),
+        Family::Mistral => fields.optional_size("sliding_window", MAX_POSITIONS)?,
+        Family::Qwen2 if fields.flag_or("use_sliding_window", false)? => {
+            fields.optional_size("sliding_window", MAX_POSITIONS)?
         }
-    }
-    let partial = fields.number_or("partial_rotary_factor", 0.0..=1.0, 1.0)?;
-    if partial != 1.0 {
-        return Err(fields
-            .unsupported("partial_rotary_factor", format_args!("{partial} is not supported; expected 1")));
-    }
-    let base = parameters.filter(|section| section.get("rope_theta").is_some());
-    let theta = rope_base(base.as_ref().unwrap_or(fields), "rope_theta")?;
-    check_rope_dim(fields, head_dim, 2)?;
-    Ok(RopeConfig { dim: head_dim, theta, ntk_seq_length: None, logn_seq_length: None })
-}
-
-fn qwen_rope(fields: &Fields, head_dim: usize) -> Result<RopeConfig, LoadError> {
-    if !fields.flag_or("scale_attn_weights", true)? {
-        return Err(fields.unsupported("scale_attn_weights", "false is not supported; expected true"));
-    }
-    let dynamic_ntk = fields.flag_or("use_dynamic_ntk", true)?;
-    let logn = fields.flag_or("use_logn_attn", true)?;
-    let share = fields.number_or("rotary_pct", 0.0..=1.0, 1.0)?;
-    let dim = (head_dim as f64 * share) as usize;
-    // The NTK exponent is dim / (dim - 2).
-    check_rope_dim(fields, dim, if dynamic_ntk { 4 } else { 2 })?;
-    let seq_length = match dynamic_ntk || logn {
-        true => fields.size("seq_length", MAX_POSITIONS)?,
-        false => 0,
+        Family::Qwen2 | Family::Qwen | Family::Llama => None,
     };
-    if logn && seq_length == 1 {
-        return Err(fields.error("seq_length", "expected at least 2 with use_logn_attn, got 1"));
-    }
-    Ok(RopeConfig {
-        dim,
-        theta: rope_base(fields, "rotary_emb_base")?,
-        ntk_seq_length: dynamic_ntk.then_some(seq_length),
-        logn_seq_length: logn.then_some(seq_length),
-    })
+    let Some(tokens) = tokens else { return Ok(None) };
+    let kinds = fields.texts("layer_types")?;
+    let layers = match (kinds.is_empty(), family) {
+        (false, _) if kinds.len() != n_layers => {
+            let detail = format!("expected one of each of {n_layers} layers, got {}", kinds.len());
+            return Err(fields.error("layer_types", detail));
+        }
+        (false, _) => kinds.iter().map(|kind| layer_is_windowed(fields, kind)).collect::<Result<_, _>>()?,
+        (true, Family::Qwen2) => {
+            let first = fields.number_or("max_window_layers", 0.0..=1e6, QWEN2_FULL_LAYERS)?;
+            (0..n_layers).map(|layer| layer as f64 >= first).collect()
+        }
+        (true, _) => vec![true; n_layers],
+    };
+    Ok(Some(SlidingWindow { tokens, layers }).filter(|window| window.layers.contains(&true)))
 }
 
-fn rope_base(fields: &Fields, key: &str) -> Result<f64, LoadError> {
-    fields.number_or(key, 1.0..=1e12, 10_000.0)
-}
-
-fn check_rope_dim(fields: &Fields, dim: usize, least: usize) -> Result<(), LoadError> {
-    match dim.is_multiple_of(2) && dim >= least {
-        true => Ok(()),
-        false => {
-            let detail =
-                format!("rotates {dim} dimensions of a head; expected an even number, at least {least}");
-            Err(fields.error("rotary embedding", detail))
+fn layer_is_windowed(fields: &Fields, kind: &str) -> Result<bool, LoadError> {
+    match kind {
+        "sliding_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => {
+            let detail = format!("{other:?} is not supported; full_attention and sliding_attention are");
+            Err(fields.unsupported("layer_types", detail))
         }
     }
 }

@@ -6,6 +6,7 @@
 mod family;
 pub(crate) mod fields;
 mod quantization;
+mod rope;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::path::Path;
 
 use crate::error::LoadError;
 use fields::Fields;
+pub use rope::{DynamicNtk, RopeConfig, RopeScaling};
 
 /// The tensor naming and small differences of a model family; data for the one decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,16 +89,12 @@ impl Quantization {
     }
 }
 
-/// Rotary position embedding. Dimension `i` pairs with `i + dim / 2`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RopeConfig {
-    /// Rotated dimensions of a head, even, <= head_dim.
-    pub dim: usize,
-    pub theta: f64,
-    /// Qwen v1 `use_dynamic_ntk`: `Some(seq_length)`.
-    pub ntk_seq_length: Option<usize>,
-    /// Qwen v1 `use_logn_attn`: `Some(seq_length)`.
-    pub logn_seq_length: Option<usize>,
+/// Layers that attend to the last tokens only, the query's own included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlidingWindow {
+    pub tokens: usize,
+    /// Of each layer: whether it has the window.
+    pub layers: Vec<bool>,
 }
 
 /// A decoder-only model's dimensions and rules.
@@ -114,11 +112,11 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding and of the logits, padding included.
     pub vocab: usize,
-    /// Longest sequence the model was made for; for a model with sliding-window attention at most the
-    /// window, within which full and windowed attention are the same.
+    /// Longest sequence that the model, with its rotary embedding's scaling, was made for.
     pub max_positions: usize,
     pub norm_eps: f32,
     pub rope: RopeConfig,
+    pub sliding_window: Option<SlidingWindow>,
     /// lm_head is the embedding matrix.
     pub tied: bool,
     pub quantization: Quantization,
@@ -143,6 +141,19 @@ impl ModelConfig {
         let detected = family::detect(&fields)?;
         let quantization = quantization::read(dir, &fields, quantize)?;
         family::parse(&fields, detected, quantization)
+    }
+
+    /// Tokens that a layer's attention looks back on, the query's own included; `None`: all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let window = self.sliding_window.as_ref()?;
+        window.layers.get(layer).is_some_and(|windowed| *windowed).then_some(window.tokens)
+    }
+
+    /// Longest sequence for a device whose attention has no window: within it both kinds agree.
+    pub fn max_positions_unwindowed(&self) -> usize {
+        self.sliding_window
+            .as_ref()
+            .map_or(self.max_positions, |window| self.max_positions.min(window.tokens))
     }
 
     /// Columns of q, k and v of one row together.

@@ -16,7 +16,8 @@ pub fn smollm2() -> ModelConfig {
         vocab: 49_152,
         max_positions: 8192,
         norm_eps: 1e-5,
-        rope: RopeConfig { dim: 64, theta: 1e5, ntk_seq_length: None, logn_seq_length: None },
+        rope: RopeConfig::plain(64, 1e5),
+        sliding_window: None,
         tied: true,
         quantization: Quantization::None,
     }

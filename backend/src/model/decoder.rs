@@ -61,6 +61,7 @@ impl<O: Ops> Decoder<O> {
             head_dim: config.head_dim,
             rope_dim: config.rope.dim,
             logn_seq_length: config.rope.logn_seq_length,
+            window: None,
         };
         Decoder { ops, config, weights, shape }
     }
@@ -88,14 +89,15 @@ impl<O: Ops> Decoder<O> {
     pub fn forward(&mut self, memory: &mut Memory<O>, batch: &Batch) -> Result<(), StepError> {
         let (ops, eps) = (&mut self.ops, self.config.norm_eps);
         memory.set_rows(ops, batch.n_rows());
-        ops.begin_step(batch, &self.shape)?;
+        ops.begin_step(batch, &self.shape, &self.config.rope.scaling)?;
         ops.embed(&self.weights.embedding, batch, &mut memory.residual)?;
         let layers = &self.weights.layers;
         let first_norm = layers.first().map_or(&self.weights.final_norm, |layer| &layer.input_norm);
         ops.rms_norm(&memory.residual, first_norm, eps, &mut memory.normed)?;
         for (index, layer) in layers.iter().enumerate() {
             let next_norm = layers.get(index + 1).map_or(&self.weights.final_norm, |next| &next.input_norm);
-            memory.attention(ops, layer, index, (batch, &self.shape))?;
+            let shape = AttentionShape { window: self.config.window(index), ..self.shape };
+            memory.attention(ops, layer, index, (batch, &shape))?;
             memory.add(ops, &layer.attention_out, (&layer.mlp_norm, eps))?;
             memory.mlp(ops, layer, (next_norm, eps))?;
         }

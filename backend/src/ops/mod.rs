@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod reference;
 
 use crate::batch::Batch;
+use crate::config::RopeScaling;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, Tensor};
 
@@ -36,6 +37,15 @@ pub struct AttentionShape {
     /// Qwen v1's log-n attention: q at 0-based position p, after the rotation, is multiplied by
     /// `max(1, ln(p + 1) / ln(seq_length))`.
     pub logn_seq_length: Option<usize>,
+    /// Tokens that a query looks back on, its own included; `None`: all.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// The first key that the query at `position` sees.
+    pub fn first_key(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// What an activation holds: a device may store each kind as suits it, or not at all.
@@ -94,7 +104,12 @@ pub trait Ops: Pack + Allocate {
     /// Makes `act` a `[rows, cols]` matrix; contents are then unspecified.
     fn set_rows(&self, act: &mut Self::Act, rows: usize);
     /// Prepares what all layers of a step share: angles of the rotary embedding, block tables.
-    fn begin_step(&mut self, batch: &Batch, shape: &AttentionShape) -> Result<(), StepError>;
+    fn begin_step(
+        &mut self,
+        batch: &Batch,
+        shape: &AttentionShape,
+        scaling: &RopeScaling,
+    ) -> Result<(), StepError>;
     /// `residual[r] = table[batch.tokens[r]]`.
     fn embed(
         &mut self,
@@ -154,8 +169,8 @@ pub trait Ops: Pack + Allocate {
         batch: &Batch,
         shape: &AttentionShape,
     ) -> Result<(), StepError>;
-    /// Causal softmax(q k^T / sqrt(head_dim)) v over each span's whole sequence, K and V from the
-    /// cache; `out` is `[rows, n_heads * head_dim]`.
+    /// Causal softmax(q k^T / sqrt(head_dim)) v over each span's whole sequence, or the shape's window of it, K and V from
+    /// the cache; `out` is `[rows, n_heads * head_dim]`.
     fn attention(
         &mut self,
         qkv: &Self::Act,

@@ -17,11 +17,11 @@ fn reads_the_original_qwen() {
         max_positions: 8192,
         norm_eps: 1e-6,
         rope: RopeConfig {
-            dim: 128,
-            theta: 10_000.0,
             ntk_seq_length: Some(2048),
             logn_seq_length: Some(2048),
+            ..RopeConfig::plain(128, 10_000.0)
         },
+        sliding_window: None,
         tied: false,
         quantization: Quantization::None,
     };
@@ -31,7 +31,7 @@ fn reads_the_original_qwen() {
         qwen(),
         json!({"use_dynamic_ntk": false, "use_logn_attn": false, "seq_length": "<absent>", "rotary_pct": 0.25}),
     );
-    let rope = RopeConfig { dim: 32, theta: 10_000.0, ntk_seq_length: None, logn_seq_length: None };
+    let rope = RopeConfig::plain(32, 10_000.0);
     assert_eq!(load(&plain).unwrap(), ModelConfig { rope, ..expected });
 }
 
@@ -65,21 +65,31 @@ fn reads_llama_like_families() {
 }
 
 #[test]
-fn a_sliding_window_bounds_the_positions() {
-    let qwen2 = patched(llama(), json!({"architectures": ["Qwen2ForCausalLM"]}));
+fn reads_sliding_windows() {
+    let qwen2 = patched(llama(), json!({"architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": 4}));
+    let mistral = patched(mistral(), json!({"num_hidden_layers": 4}));
+    let used = |more: Value| patched(json!({"sliding_window": 4000, "use_sliding_window": true}), more);
+    let types = json!(["full_attention", "sliding_attention", "full_attention", "sliding_attention"]);
     let cases = [
-        (mistral(), json!({"sliding_window": 4000}), 4000),
-        (mistral(), json!({"sliding_window": 99_999}), 8192),
-        (mistral(), json!({"sliding_window": null}), 8192),
-        (mistral(), json!({}), 4096),
-        (qwen2.clone(), json!({"sliding_window": 4000}), 8192),
-        (qwen2.clone(), json!({"sliding_window": 4000, "use_sliding_window": true}), 4000),
-        (qwen2, json!({"max_position_embeddings": "<absent>"}), 32_768),
+        (&mistral, json!({"sliding_window": 4000}), [Some(4000); 4]),
+        (&mistral, json!({"sliding_window": null}), [None; 4]),
+        (&mistral, json!({}), [Some(4096); 4]),
+        (&mistral, json!({"layer_types": types}), [None, Some(4096), None, Some(4096)]),
+        (&qwen2, json!({"sliding_window": 4000}), [None; 4]),
+        (&qwen2, used(json!({})), [None; 4]),
+        (&qwen2, used(json!({"max_window_layers": 3})), [None, None, None, Some(4000)]),
+        (&qwen2, used(json!({"max_window_layers": 0})), [Some(4000); 4]),
+        (&qwen2, used(json!({"layer_types": types})), [None, Some(4000), None, Some(4000)]),
     ];
-    for (base, patch, positions) in cases {
-        let config = load(&patched(base, patch.clone())).unwrap();
-        assert_eq!(config.max_positions, positions, "{:?} {patch}", config.family);
+    for (base, patch, expected) in cases {
+        let config = load(&patched(base.clone(), patch.clone())).unwrap();
+        assert_eq!([0, 1, 2, 3].map(|layer| config.window(layer)), expected, "{:?} {patch}", config.family);
+        let windowed = expected.iter().flatten().min().copied();
+        assert_eq!(config.max_positions, 8192);
+        assert_eq!(config.max_positions_unwindowed(), windowed.unwrap_or(8192), "{patch}");
     }
+    let config = load(&patched(qwen2, json!({"max_position_embeddings": "<absent>"}))).unwrap();
+    assert_eq!(config.max_positions, 32_768);
 }
 
 #[test]
@@ -155,7 +165,28 @@ fn refuses_bad_configurations() {
         (
             llama(),
             json!({"rope_scaling": {"rope_type": "llama3", "factor": 8}}),
-            "`rope_scaling`: \"llama3\" is not supported; only null or \"default\" is",
+            "`rope_scaling.original_max_position_embeddings`: missing",
+        ),
+        (
+            llama(),
+            json!({"rope_scaling": {"rope_type": "longrope", "factor": 8}}),
+            "`rope_scaling`: \"longrope\" is not supported; \"default\", \"linear\", \"dynamic\", \"llama3\" and \"yarn\" are",
+        ),
+        (llama(), json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling.factor`: missing"),
+        (
+            llama(),
+            json!({"rope_scaling": {"type": "linear", "factor": 0.5}}),
+            "`rope_scaling.factor`: expected a number from 1e0 to 1e4, got 0.5",
+        ),
+        (
+            llama(),
+            json!({"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 1, "beta_slow": 2}}),
+            "`rope_scaling.beta_fast`: expected at least beta_slow (2), got 1",
+        ),
+        (
+            llama(),
+            json!({"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}}),
+            "`rope_scaling.high_freq_factor`: expected more than low_freq_factor (4), got 4",
         ),
         (
             llama(),
@@ -169,14 +200,24 @@ fn refuses_bad_configurations() {
         ),
         (
             llama(),
-            json!({"rope_parameters": {"rope_type": "yarn"}}),
-            "`rope_parameters`: \"yarn\" is not supported",
+            json!({"rope_parameters": {"rope_type": "su"}}),
+            "`rope_parameters`: \"su\" is not supported",
         ),
         (llama(), json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor`: 0.5 is not supported"),
         (
             llama(),
             json!({"tie_word_embeddings": "yes"}),
             "`tie_word_embeddings`: expected true or false, got \"yes\"",
+        ),
+        (
+            mistral(),
+            json!({"num_hidden_layers": 2, "layer_types": ["full_attention"]}),
+            "`layer_types`: expected one of each of 2 layers, got 1",
+        ),
+        (
+            mistral(),
+            json!({"num_hidden_layers": 1, "layer_types": ["linear_attention"]}),
+            "`layer_types`: \"linear_attention\" is not supported",
         ),
         (mistral(), json!({"sliding_window": 0}), "`sliding_window`: expected a whole number"),
         (

@@ -18,6 +18,7 @@ use crate::batch::Batch;
 use crate::error::StepError;
 use crate::ops::AttentionShape;
 use kernel::{Attend, Mix, QUERIES, Score};
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// Keys of one task when scores are computed in parallel.
@@ -75,6 +76,7 @@ struct Inputs<'a> {
     head_dim: usize,
     /// Query heads a kv head.
     group: usize,
+    window: Option<usize>,
 }
 
 impl<'a> Inputs<'a> {
@@ -84,7 +86,13 @@ impl<'a> Inputs<'a> {
     }
 
     fn queries(&self, tile: Tile, head: usize) -> kernel::Queries<'a> {
-        kernel::Queries { qkv: self.qkv, tile, group: self.group, head_dim: self.head_dim, head }
+        let Inputs { qkv, group, head_dim, window, .. } = *self;
+        kernel::Queries { qkv, tile, group, head_dim, head, window }
+    }
+
+    /// Keys that the one row of `tile` sees.
+    fn keys(&self, tile: Tile) -> Range<usize> {
+        self.window.map_or(0, |window| tile.n_keys.saturating_sub(window))..tile.n_keys
     }
 }
 
@@ -101,7 +109,8 @@ pub fn attention(
     out.expect("attention", batch.n_rows(), shape.n_heads * shape.head_dim)?;
     let group = shape.n_heads / shape.n_kv_heads;
     ops.attention.reserve(ops.step.max_keys, group, shape.head_dim);
-    let inputs = Inputs { qkv, kv, layer, batch, step: &ops.step, head_dim: shape.head_dim, group };
+    let AttentionShape { head_dim, window, .. } = *shape;
+    let inputs = Inputs { qkv, kv, layer, batch, step: &ops.step, head_dim, group, window };
     let n_tasks = ops.step.tiles.len() * shape.n_kv_heads;
     let decode_only = ops.step.tiles.len() == batch.n_rows();
     let threads = ops.pool.n_threads();
@@ -166,7 +175,11 @@ fn split_decode(pool: &mut Pool, level: Level, buffers: &mut Buffers, inputs: In
         let pair = rect.rows().start;
         let (tile, head) = (step.tiles[pair / heads], pair % heads);
         let first = rect.cols().start / task_len * SPLIT_KEYS;
-        let keys = first..tile.n_keys.min(first + SPLIT_KEYS);
+        let seen = inputs.keys(tile);
+        let keys = first..seen.end.min(first + SPLIT_KEYS);
+        if keys.end <= seen.start {
+            return;
+        }
         let mut scratch = workers[worker].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let (queries, head) = (inputs.queries(tile, head), inputs.head(tile, head));
         level.run(Score { head, queries, keys, q: &mut scratch.q, out: rect.row(pair) });
@@ -180,8 +193,8 @@ fn split_decode(pool: &mut Pool, level: Level, buffers: &mut Buffers, inputs: In
         let (tile, head) = (step.tiles[pair / heads], pair % heads);
         let mut scratch = workers[worker].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let scores = &scores[pair * width..(pair + 1) * width];
-        let (head, n_keys) = (inputs.head(tile, head), tile.n_keys);
-        level.run(Mix { head, group, n_keys, slice, scores, p: &mut scratch.p, out: rect.row(index) });
+        let (head, keys) = (inputs.head(tile, head), inputs.keys(tile));
+        level.run(Mix { head, group, keys, slice, scores, p: &mut scratch.p, out: rect.row(index) });
     });
     unslice(mixed, inputs, out);
 }

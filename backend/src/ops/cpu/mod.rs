@@ -33,6 +33,7 @@ pub use sizes::CpuSizes;
 
 use super::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::batch::Batch;
+use crate::config::RopeScaling;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, Tensor};
 use elementwise::{Add, RmsNorm, SiluMul, Widen};
@@ -187,8 +188,13 @@ impl Ops for CpuOps {
         act.set_rows(rows);
     }
 
-    fn begin_step(&mut self, batch: &Batch, shape: &AttentionShape) -> Result<(), StepError> {
-        self.step.begin(batch, shape);
+    fn begin_step(
+        &mut self,
+        batch: &Batch,
+        shape: &AttentionShape,
+        scaling: &RopeScaling,
+    ) -> Result<(), StepError> {
+        self.step.begin(batch, shape, scaling);
         Ok(())
     }
 

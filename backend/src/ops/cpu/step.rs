@@ -3,6 +3,7 @@
 //! Filled by `CpuOps::begin_step`. Its vectors grow to the largest step seen and are then reused.
 
 use crate::batch::{Batch, Span};
+use crate::config::RopeScaling;
 use crate::ops::AttentionShape;
 
 /// Rows of one span that attention treats together.
@@ -38,7 +39,7 @@ pub struct StepState {
 }
 
 impl StepState {
-    pub fn begin(&mut self, batch: &Batch, shape: &AttentionShape) {
+    pub fn begin(&mut self, batch: &Batch, shape: &AttentionShape, scaling: &RopeScaling) {
         self.half = shape.rope_dim / 2;
         self.cos.clear();
         self.sin.clear();
@@ -47,7 +48,7 @@ impl StepState {
         self.row_cuts.clear();
         self.max_keys = 0;
         for (index, span) in batch.spans.iter().enumerate() {
-            self.angles(span);
+            self.angles(span, scaling);
             let factors = (0..span.n_rows).map(|i| logn(shape, span.position + i));
             self.logn.extend(factors);
             self.cut(index, span);
@@ -57,16 +58,17 @@ impl StepState {
     }
 
     /// Angles in float64, as in `reference`: rounding them early would cost digits at far positions.
-    fn angles(&mut self, span: &Span) {
+    fn angles(&mut self, span: &Span, scaling: &RopeScaling) {
         let dim = (2 * self.half) as f64;
         self.inverse_frequencies.clear();
-        let frequencies = (0..self.half).map(|i| span.rope_theta.powf(-(2.0 * i as f64) / dim));
+        let frequency = |i: usize| span.rope_theta.powf(-(2.0 * i as f64) / dim) * scaling.factor(i);
+        let frequencies = (0..self.half).map(frequency);
         self.inverse_frequencies.extend(frequencies);
         for position in span.position..span.position + span.n_rows {
             for frequency in &self.inverse_frequencies {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
-                self.cos.push(cos as f32);
-                self.sin.push(sin as f32);
+                self.cos.push((cos * scaling.attention) as f32);
+                self.sin.push((sin * scaling.attention) as f32);
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use super::matrix::zeroed;
 use crate::batch::Batch;
+use crate::config::RopeScaling;
 use crate::error::LoadError;
 use crate::ops::{AttentionShape, KvShape};
 
@@ -17,15 +18,16 @@ pub struct Rotations {
 }
 
 impl Rotations {
-    pub fn compute(&mut self, batch: &Batch, shape: &AttentionShape) {
+    pub fn compute(&mut self, batch: &Batch, shape: &AttentionShape, scaling: &RopeScaling) {
         self.angles.clear();
         self.query_factors.clear();
         for span in &batch.spans {
             for position in span.position..span.position + span.n_rows {
-                for i in (0..shape.rope_dim).step_by(2) {
-                    let frequency = span.rope_theta.powf(-(i as f64) / shape.rope_dim as f64);
-                    let angle = position as f64 * frequency;
-                    self.angles.push((angle.cos() as f32, angle.sin() as f32));
+                for i in 0..shape.rope_dim / 2 {
+                    let frequency = span.rope_theta.powf(-(2.0 * i as f64) / shape.rope_dim as f64);
+                    let angle = position as f64 * frequency * scaling.factor(i);
+                    let [cos, sin] = [angle.cos(), angle.sin()].map(|x| (x * scaling.attention) as f32);
+                    self.angles.push((cos, sin));
                 }
                 self.query_factors.push(logn_factor(position, shape.logn_seq_length));
             }
@@ -111,23 +113,24 @@ impl<'a> Past<'a> {
     }
 }
 
-/// softmax(q k^T / sqrt(head_dim)) v of one row: `q` starts with `[n_heads, head_dim]`, `out` is
+/// softmax(q k^T / sqrt(head_dim)) v of the last row of `past`: `q` starts with `[n_heads, head_dim]`, `out` is
 /// that. `scores` has room for `past.length` numbers.
 pub fn attend(q: &[f32], past: &Past, shape: &AttentionShape, scores: &mut [f32], out: &mut [f32]) {
-    let scores = &mut scores[..past.length];
+    let first = shape.first_key(past.length - 1);
+    let scores = &mut scores[first..past.length];
     let queries_per_kv_head = shape.n_heads / shape.n_kv_heads;
     let scale = 1.0 / (shape.head_dim as f32).sqrt();
     let heads = q.chunks_exact(shape.head_dim).zip(out.chunks_exact_mut(shape.head_dim));
     for (head, (q, out)) in heads.enumerate() {
         let kv_head = head / queries_per_kv_head;
         for (position, score) in scores.iter_mut().enumerate() {
-            let (k, _) = past.head(position, kv_head);
+            let (k, _) = past.head(first + position, kv_head);
             *score = q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>() * scale;
         }
         softmax(scores);
         out.fill(0.0);
         for (position, &weight) in scores.iter().enumerate() {
-            let (_, v) = past.head(position, kv_head);
+            let (_, v) = past.head(first + position, kv_head);
             out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * v);
         }
     }

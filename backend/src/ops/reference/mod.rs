@@ -20,6 +20,7 @@ pub use sizes::ReferenceSizes;
 
 use super::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::batch::Batch;
+use crate::config::RopeScaling;
 use crate::error::{LoadError, StepError};
 use crate::weights::{LinearSource, Tensor};
 
@@ -75,8 +76,13 @@ impl Ops for ReferenceOps {
         act.set_rows(rows);
     }
 
-    fn begin_step(&mut self, batch: &Batch, shape: &AttentionShape) -> Result<(), StepError> {
-        self.rotations.compute(batch, shape);
+    fn begin_step(
+        &mut self,
+        batch: &Batch,
+        shape: &AttentionShape,
+        scaling: &RopeScaling,
+    ) -> Result<(), StepError> {
+        self.rotations.compute(batch, shape, scaling);
         Ok(())
     }
 

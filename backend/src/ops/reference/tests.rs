@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::batch::Span;
+use crate::config::RopeScaling;
 use crate::sampler::philox::uniform;
 use crate::weights::{DType, LinearWeight};
 use std::sync::Arc;
@@ -92,8 +93,14 @@ fn linear_layers_are_joined_side_by_side_with_their_biases() {
 /// dimensions and v alone, and scales q by log-n.
 #[test]
 fn rope_turns_pairs_by_their_angle() {
-    let shape =
-        AttentionShape { n_heads: 2, n_kv_heads: 1, head_dim: 6, rope_dim: 4, logn_seq_length: Some(4) };
+    let shape = AttentionShape {
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 6,
+        rope_dim: 4,
+        logn_seq_length: Some(4),
+        window: None,
+    };
     let batch = Batch {
         tokens: vec![0; 2],
         spans: vec![Span { first_row: 0, n_rows: 2, position: 8, blocks: vec![0, 2], rope_theta: 50.0 }],
@@ -104,7 +111,7 @@ fn rope_turns_pairs_by_their_angle() {
     let mut kv = ops.new_kv(kv_shape).unwrap();
     let mut qkv = matrix(9, 2, 24);
     let before = qkv.clone();
-    ops.begin_step(&batch, &shape).unwrap();
+    ops.begin_step(&batch, &shape, &RopeScaling::NONE).unwrap();
     ops.rope_and_store(&mut qkv, &mut kv, 0, &batch, &shape).unwrap();
     for row in 0..2 {
         let position = (8 + row) as f64;
@@ -128,7 +135,14 @@ fn rope_turns_pairs_by_their_angle() {
 /// Keys and values come from the sequence's own blocks, in position order, up to the query.
 #[test]
 fn attention_reads_the_past_through_the_block_table() {
-    let shape = AttentionShape { n_heads: 4, n_kv_heads: 2, head_dim: 2, rope_dim: 2, logn_seq_length: None };
+    let shape = AttentionShape {
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 2,
+        rope_dim: 2,
+        logn_seq_length: None,
+        window: None,
+    };
     let kv_shape = KvShape { n_layers: 2, n_blocks: 5, block_size: 2, n_kv_heads: 2, head_dim: 2 };
     let mut ops = ReferenceOps::default();
     let mut kv = ops.new_kv(kv_shape).unwrap();

@@ -54,6 +54,7 @@ pub struct Queries<'a> {
     pub group: usize,
     pub head_dim: usize,
     pub head: usize,
+    pub window: Option<usize>,
 }
 
 impl Queries<'_> {
@@ -65,6 +66,12 @@ impl Queries<'_> {
     #[inline(always)]
     fn n_keys(&self, i: usize) -> usize {
         self.tile.n_keys + i / self.group
+    }
+
+    /// The first key that query `i` sees.
+    #[inline(always)]
+    fn first_key(&self, i: usize) -> usize {
+        self.window.map_or(0, |window| self.n_keys(i).saturating_sub(window))
     }
 
     /// Queries `first..first + Q`, divided by sqrt(head_dim), as `[head_dim, Q]`.
@@ -106,20 +113,22 @@ impl Kernel for Attend<'_, '_> {
 #[inline(always)]
 fn attend<S: Simd, const Q: usize>(s: S, a: &mut Attend<'_, '_>, first: usize) {
     let (queries, head_dim) = (a.queries, a.queries.head_dim);
+    // Units before all windows are left out; `p` begins with the first of the others.
+    let units = queries.first_key(first) / KEYS..queries.n_keys(first + Q - 1).div_ceil(KEYS);
     let mut n_keys = [0; Q];
     for (i, n) in n_keys.iter_mut().enumerate() {
-        *n = queries.n_keys(first + i);
+        *n = queries.n_keys(first + i) - units.start * KEYS;
     }
     queries.pack::<Q>(first, a.q);
-    let units = n_keys[Q - 1].div_ceil(KEYS);
-    let stride = units * KEYS;
-    scores::<S, Q>(s, (a.q, head_dim), a.head, 0..units, (a.p, stride));
+    let stride = units.len() * KEYS;
+    scores::<S, Q>(s, (a.q, head_dim), a.head, units.clone(), (a.p, stride));
     let mut totals = [0.0; Q];
     for (i, total) in totals.iter_mut().enumerate() {
-        *total = softmax(s, &mut a.p[i * stride..][..n_keys[i]]);
+        let unseen = queries.first_key(first + i) - units.start * KEYS;
+        *total = windowed(s, &mut a.p[i * stride..][..n_keys[i]], unseen);
     }
     for slice in 0..slices(head_dim) {
-        let values = mix::<S, Q>(s, a.head, (a.p, stride), n_keys, slice);
+        let values = mix::<S, Q>(s, (a.head, units.start), (a.p, stride), n_keys, slice);
         for i in 0..Q {
             let at = (first + i) % queries.group * head_dim;
             let row = a.out.row(queries.tile.row + (first + i) / queries.group);
@@ -161,7 +170,7 @@ fn score<S: Simd, const Q: usize>(s: S, a: Score<'_, '_>) {
 pub struct Mix<'a, 'b> {
     pub head: Head<'a>,
     pub group: usize,
-    pub n_keys: usize,
+    pub keys: Range<usize>,
     pub slice: usize,
     pub scores: &'a [f32],
     pub p: &'b mut [f32],
@@ -179,16 +188,20 @@ impl Kernel for Mix<'_, '_> {
 
 #[inline(always)]
 fn mix_slice<S: Simd, const Q: usize>(s: S, a: Mix<'_, '_>) {
-    let stride = a.n_keys.next_multiple_of(KEYS);
+    // Tasks before the window are left out; `p` begins with the first of the others.
+    let first_task = a.keys.start / super::SPLIT_KEYS;
+    let before = first_task * super::SPLIT_KEYS;
+    let n_keys = a.keys.end - before;
+    let stride = n_keys.next_multiple_of(KEYS);
     let mut totals = [0.0; Q];
     for (i, total) in totals.iter_mut().enumerate() {
-        let p = &mut a.p[i * stride..][..a.n_keys];
-        for (task, p) in p.chunks_mut(super::SPLIT_KEYS).enumerate() {
+        let p = &mut a.p[i * stride..][..n_keys];
+        for (task, p) in (first_task..).zip(p.chunks_mut(super::SPLIT_KEYS)) {
             p.copy_from_slice(&a.scores[(task * Q + i) * super::SPLIT_KEYS..][..p.len()]);
         }
-        *total = softmax(s, p);
+        *total = windowed(s, p, a.keys.start - before);
     }
-    let values = mix::<S, Q>(s, a.head, (a.p, stride), [a.n_keys; Q], a.slice);
+    let values = mix::<S, Q>(s, (a.head, before / KEYS), (a.p, stride), [n_keys; Q], a.slice);
     for (i, to) in a.out.chunks_exact_mut(SLICE).enumerate() {
         divide(s, values[i], totals[i], to);
     }
@@ -239,6 +252,14 @@ fn halves<S: Simd>(s: S, x: &[f32; 32]) -> (S::F, S::F) {
     (s.load(&halves[0]), s.load(&halves[1]))
 }
 
+/// The same for a query that does not see the first `unseen` keys: their weights are 0.
+#[inline(always)]
+fn windowed<S: Simd>(s: S, p: &mut [f32], unseen: usize) -> f32 {
+    let (before, seen) = p.split_at_mut(unseen);
+    before.fill(0.0);
+    softmax(s, seen)
+}
+
 /// Replaces scores by `e^(score - largest)`; returns their sum. A NaN makes the sum NaN.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, p: &mut [f32]) -> f32 {
@@ -264,11 +285,12 @@ fn softmax<S: Simd>(s: S, p: &mut [f32]) -> f32 {
     s.sum(total)
 }
 
-/// `sum over keys of p[i, key] * v` for one slice of dimensions; query i sees `n_keys[i]` keys, ascending.
+/// `sum over keys of p[i, key] * v` for one slice of dimensions; `p` begins with the first key of `first_unit`, and query i
+/// has weights for `n_keys[i]` keys from there on, ascending.
 #[inline(always)]
 fn mix<S: Simd, const Q: usize>(
     s: S,
-    head: Head<'_>,
+    (head, first_unit): (Head<'_>, usize),
     (p, stride): (&[f32], usize),
     n_keys: [usize; Q],
     slice: usize,
@@ -276,8 +298,8 @@ fn mix<S: Simd, const Q: usize>(
     let mut acc = [[s.splat(0.0); 2]; Q];
     let units = n_keys[Q - 1].div_ceil(KEYS);
     for u in 0..units {
-        let v = &head.unit(u).v[slice * KEYS..(slice + 1) * KEYS];
-        let next = &head.unit((u + AHEAD).min(units - 1)).v[slice * KEYS..(slice + 1) * KEYS];
+        let v = &head.unit(first_unit + u).v[slice * KEYS..(slice + 1) * KEYS];
+        let next = &head.unit(first_unit + (u + AHEAD).min(units - 1)).v[slice * KEYS..(slice + 1) * KEYS];
         let shared = n_keys[0].saturating_sub(u * KEYS).min(KEYS);
         let mut weights = [[].as_slice(); Q];
         for i in 0..Q {

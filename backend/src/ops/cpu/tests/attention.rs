@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::batch::{Batch, Span};
+use crate::config::RopeScaling;
 use crate::ops::ActKind;
 use crate::ops::{AttentionShape, KvShape};
 
@@ -27,7 +28,7 @@ impl Case {
 }
 
 fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize, rope_dim: usize) -> AttentionShape {
-    AttentionShape { n_heads, n_kv_heads, head_dim, rope_dim, logn_seq_length: None }
+    AttentionShape { n_heads, n_kv_heads, head_dim, rope_dim, logn_seq_length: None, window: None }
 }
 
 /// q, k and v of every token of every sequence before the rotation.
@@ -93,7 +94,7 @@ fn step(ops: &mut CpuOps, case: Case, batch: &Batch, rows: &[f32], kv: &mut CpuK
     let mut out =
         ops.new_act(ActKind::Hidden, batch.n_rows(), case.shape.n_heads * case.shape.head_dim).unwrap();
     ops.set_rows(&mut out, batch.n_rows());
-    ops.begin_step(batch, &case.shape).unwrap();
+    ops.begin_step(batch, &case.shape, &RopeScaling::NONE).unwrap();
     ops.rope_and_store(&mut qkv, kv, 1, batch, &case.shape).unwrap();
     ops.attention(&qkv, kv, 1, batch, &case.shape, &mut out).unwrap();
     out.values().to_vec()
@@ -129,13 +130,14 @@ fn naive(case: Case, sequence: usize) -> Vec<f64> {
                 let k = rotate(case, sequence, j, head(j, n_heads + kv_head));
                 q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * factor / (head_dim as f64).sqrt()
             };
-            let scores: Vec<f64> = (0..=t).map(score).collect();
+            let first = case.shape.window.map_or(0, |window| (t + 1).saturating_sub(window));
+            let scores: Vec<f64> = (first..=t).map(score).collect();
             let top = scores.iter().copied().fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
             let total: f64 = weights.iter().sum();
             for d in 0..head_dim {
                 let v = |j: usize| f64::from(head(j, n_heads + n_kv_heads + kv_head)[d]);
-                out.push(weights.iter().enumerate().map(|(j, w)| w * v(j)).sum::<f64>() / total);
+                out.push(weights.iter().enumerate().map(|(j, w)| w * v(first + j)).sum::<f64>() / total);
             }
         }
     }
@@ -144,7 +146,12 @@ fn naive(case: Case, sequence: usize) -> Vec<f64> {
 
 fn cases() -> Vec<Case> {
     let logn = AttentionShape { logn_seq_length: Some(16), ..shape(4, 4, 16, 16) };
+    let windowed = |window, shape| AttentionShape { window: Some(window), ..shape };
     vec![
+        Case { shape: windowed(40, shape(9, 3, 16, 16)), lengths: &[150, 5, 41], chunk: 64 },
+        Case { shape: windowed(33, shape(2, 2, 32, 32)), lengths: &[300], chunk: 1 },
+        Case { shape: windowed(1, shape(4, 1, 16, 16)), lengths: &[70, 3], chunk: 7 },
+        Case { shape: windowed(130, shape(2, 1, 16, 16)), lengths: &[290], chunk: 33 },
         Case { shape: shape(9, 3, 64, 64), lengths: &[37, 5, 64], chunk: 64 },
         Case { shape: shape(2, 2, 32, 32), lengths: &[70], chunk: 33 },
         Case { shape: shape(14, 2, 16, 16), lengths: &[33, 40], chunk: 7 },
@@ -220,7 +227,7 @@ fn refuses_blocks_and_layers_outside_the_cache() {
         let span = Span { first_row: 0, n_rows: 1, position, blocks, rope_theta: 1e4 };
         let batch = Batch { tokens: vec![0], spans: vec![span], logits_rows: vec![] };
         let mut qkv = act(ops, 64, &[0.0; 64]);
-        ops.begin_step(&batch, &shape).unwrap();
+        ops.begin_step(&batch, &shape, &RopeScaling::NONE).unwrap();
         let result = ops.rope_and_store(&mut qkv, &mut kv, layer, &batch, &shape);
         result.err().map(|e| e.to_string()).unwrap_or_default()
     };
