@@ -44,9 +44,9 @@ test-clients: build $(VENV) $(LEGACY) $(LITELLM)
 test-openapi: build $(VENV)
 	QUERN_SCHEMATHESIS_EXAMPLES=200 $(VENV) -m pytest integration-tests/test_openapi.py -q
 
-# Random input against everything that reads a client's bytes: 3 million executions a target.
+# Random input against everything that reads a client's bytes or a model's files: 3 million executions a target.
 fuzz:
-	QUERN_FUZZ=3000000 cargo test --release -p text-generation-router --lib fuzz
+	QUERN_FUZZ=3000000 cargo test --release -p text-generation-router -p text-generation-backend --lib fuzz
 
 lint:
 	cargo fmt --check

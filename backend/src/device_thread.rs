@@ -19,6 +19,7 @@ use crate::executor::{Budget, Done, Executor, Step, StepExecutor, StepOutcome};
 use crate::memory_plan::MemoryPlan;
 use crate::ops::cpu::{CpuOps, CpuSizes};
 use crate::ops::reference::{ReferenceOps, ReferenceSizes};
+use crate::startup::Startup;
 use loading::load_model;
 pub(crate) use loading::open_weights;
 pub use loading::{DeviceFacts, Options, ShardInfo};
@@ -43,6 +44,14 @@ pub enum DeviceKind {
     Reference,
 }
 
+/// A plan, and the times that it took.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanReply {
+    pub plan: MemoryPlan,
+    /// Those of loading, too.
+    pub startup: Startup,
+}
+
 /// A step's outcome, with the time it took.
 pub type StepReply = Result<(StepOutcome, Duration), StepError>;
 
@@ -51,7 +60,7 @@ pub type StepReply = Result<(StepOutcome, Duration), StepError>;
 pub enum Command {
     Plan {
         budget: Budget,
-        reply: flume::Sender<Result<MemoryPlan, LoadError>>,
+        reply: flume::Sender<Result<PlanReply, LoadError>>,
     },
     /// A new stream of steps: older streams are refused from now on.
     OpenStream {
@@ -140,12 +149,13 @@ impl DeviceThread {
 fn run(executor: impl StepExecutor, info: ShardInfo, ready: &flume::Sender<Device>) -> anyhow::Result<()> {
     let (commands, inbox) = flume::bounded(MAX_QUEUED);
     let progress = Arc::new(Progress::new(Instant::now()));
+    let loaded = info.startup;
     let device = Device { info, progress: Arc::clone(&progress), commands };
     // Nobody waits any more when the process is on its way out.
     if ready.send(device).is_err() {
         return Ok(());
     }
-    obey(executor, &inbox, &progress)
+    obey(executor, &inbox, &progress, loaded)
 }
 
 /// Executes commands until all senders are gone. Only a failing device ends it early.
@@ -153,6 +163,7 @@ fn obey(
     mut executor: impl StepExecutor,
     inbox: &flume::Receiver<Command>,
     progress: &Arc<Progress>,
+    loaded: Startup,
 ) -> anyhow::Result<()> {
     let (failed, failures) = flume::unbounded();
     let mut current_stream = 0;
@@ -160,7 +171,12 @@ fn obey(
     while let Some(command) = next_command(inbox, &failures)? {
         match command {
             Command::Plan { budget, reply } => {
-                let _ = reply.send(executor.plan(&budget));
+                let began = Instant::now();
+                let planned = executor.plan(&budget);
+                let graphs = executor.capture_time();
+                let plan = began.elapsed().saturating_sub(graphs);
+                let startup = Startup { plan, graphs, ..loaded };
+                let _ = reply.send(planned.map(|plan| PlanReply { plan, startup }));
             }
             Command::OpenStream { stream } => {
                 current_stream = stream;

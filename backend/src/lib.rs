@@ -22,4 +22,5 @@ pub mod parent;
 pub mod plan;
 pub mod sampler;
 pub mod service;
+pub mod startup;
 pub mod weights;

@@ -66,7 +66,8 @@ impl Shard for ShardService {
         let (reply, answer) = flume::bounded(1);
         self.command(Command::Plan { budget: convert::budget(&request.into_inner()), reply }).await?;
         let plan = answer.recv_async().await.map_err(|_| device_gone())?;
-        let plan = plan.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let reply = plan.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let plan = reply.plan;
         tracing::info!(
             "Memory for {} KV blocks of {BLOCK_SIZE} tokens: {} bytes of weights, {} of KV cache, {} of workspace, {} of graphs",
             plan.n_blocks,
@@ -75,7 +76,8 @@ impl Shard for ShardService {
             plan.workspace_bytes,
             plan.graph_bytes
         );
-        Ok(Response::new(convert::plan_reply(&plan, &self.device.info)))
+        tracing::info!("Start: {}", reply.startup);
+        Ok(Response::new(convert::plan_reply(&reply, &self.device.info)))
     }
 
     async fn steps(

@@ -148,6 +148,22 @@ typedef struct QuernHead {
  * all M). */
 int32_t quern_head_decode(const QuernDevice *device, const QuernHead *args, void *stream);
 
+/* ---- dense fp16 layers: y = x W^T by quern_head_decode, then this ---- */
+
+/* out = epilogue(sums + bias). With QUERN_SILU_MUL_F16 the first half of the columns is the gate. */
+typedef struct QuernDenseOutput {
+  const float *sums; /* fp32 [rows, n], row distance ld_sums */
+  const void *bias;  /* fp16 [n], or NULL */
+  void *out;         /* see QuernEpilogue */
+  int32_t rows;
+  int32_t n;         /* even with QUERN_SILU_MUL_F16 */
+  int32_t ld_sums;
+  int32_t ldo;
+  int32_t epilogue;  /* QuernEpilogue */
+} QuernDenseOutput;
+
+int32_t quern_dense_output(const QuernDevice *device, const QuernDenseOutput *args, void *stream);
+
 /* ---- one step: rows, spans, the paged KV cache ---- */
 
 #define QUERN_KV_BLOCK 32 /* tokens a block */
@@ -237,11 +253,13 @@ typedef struct QuernSiluMul {
 int32_t quern_silu_mul(const QuernDevice *device, const QuernSiluMul *args, void *stream);
 
 /* Angles of the rotary embedding, once a step for all layers: angle of pair i at position p is
- * p theta^(-2i / rope_dim), computed in float64. */
+ * p theta^(-2i / rope_dim) factors[i], computed in float64. */
 typedef struct QuernRopeAngles {
   QuernSpans spans;
   const int32_t *row_span; /* [rows] the span of each row */
   const double *theta;     /* [n_spans] rotary base of the sequence */
+  const double *factors;   /* [rope_dim / 2] of each pair's frequency; NULL: 1 */
+  double scale;            /* of cosines and sines, > 0 */
   float *angles;           /* fp32 [rows, rope_dim / 2] pairs (cos, sin), 8-byte aligned */
   float *query_factors;    /* fp32 [rows]: max(1, ln(p + 1) / ln(logn_seq_length)), or 1 if that is 0 */
   int32_t rows;

@@ -18,6 +18,7 @@ constexpr Family kFamilies[] = {
     {"int4_decode", quern::test::test_int4_decode},
     {"int4_prefill", quern::test::test_int4_prefill},
     {"head", quern::test::test_head},
+    {"dense", quern::test::test_dense},
     {"elementwise", quern::test::test_elementwise},
     {"rope", quern::test::test_rope},
     {"decode_attention", quern::test::test_decode_attention},

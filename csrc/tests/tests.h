@@ -19,6 +19,7 @@ void test_repack(TestContext &context);
 void test_int4_decode(TestContext &context);
 void test_int4_prefill(TestContext &context);
 void test_head(TestContext &context);
+void test_dense(TestContext &context);
 void test_elementwise(TestContext &context);
 void test_rope(TestContext &context);
 void test_decode_attention(TestContext &context);

@@ -56,7 +56,7 @@ INFO = {
     "max_concurrent_requests": 128, "max_best_of": 2, "max_stop_sequences": 4, "max_input_tokens": 3696,
     "max_input_length": 3696, "max_total_tokens": 4096, "waiting_served_ratio": float, "max_batch_total_tokens": int,
     "max_waiting_tokens": 20, "max_batch_size": None, "validation_workers": 2, "max_client_batch_size": 4,
-    "router": "text-generation-router", "version": str, "sha": None, "docker_label": None,
+    "router": "text-generation-router", "version": str, "sha": None, "docker_label": None, "startup_seconds": dict,
 }  # fmt: skip
 ROWS += [get(f"1.10 {name}", "/info", json={name: value}) for name, value in INFO.items()]
 

@@ -14,11 +14,11 @@ readonly most_mb=60
 
 rm -rf "$out"
 mkdir -p "$out/golden"
-for program in text-generation-{launcher,router,shard} examples/{bench_shard,compare_shards}; do
+for program in text-generation-{launcher,router,shard} examples/{bench_shard,compare_shards,make_checkpoint}; do
   strip -o "$out/$(basename "$program")" "$release/$program"
 done
 for program in kernel_tests kernel_bench; do strip -o "$out/$program" "$root/target/csrc/$program"; done
-cp "$here"/{run.sh,stack_bench.py,join_results.py,models.sh} "$out"
+cp "$here"/{run.sh,stack_bench.py,plan_check.py,start_check.py,join_results.py,models.sh} "$out"
 cp "$root"/integration-tests/golden/smollm2-*-awq-g64.json "$out/golden"
 python3 "$here/qwen14b.py" "$out/qwen-14b-chat"
 git -C "$root" describe --always --dirty --abbrev=12 >"$out/commit"

@@ -3,7 +3,7 @@
 
     join_results.py FOLDER [--commit ID]
 
-Reads kernels.json, engine.json and stack.json where they exist, each `{"device", "commit", "settings", "figures"}`, and
+Reads the JSON reports of the parts where they exist, each `{"device", "commit", "settings", "figures"}`, and
 writes one file of the same form: settings by part, all figures together. Called by run.sh. Standard library only.
 """
 
@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-PARTS = ("kernels", "engine", "stack")
+PARTS = ("kernels", "engine", "stack", "plan", "start")
 
 
 def short_name(device):

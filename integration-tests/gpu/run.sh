@@ -6,6 +6,8 @@
 #   run.sh bench      the shard with Qwen-14B-Chat's dimensions and dummy weights
 #   run.sh compare    real checkpoints: the GPU's tokens and logprobs against the CPU's
 #   run.sh stack      launcher, router, shard and an HTTP client; compares with the engine's figures of `bench`
+#   run.sh plan       what `plan` says beforehand against what the server takes, three configurations
+#   run.sh start      start to ready of a checkpoint of Qwen-14B-Chat-AWQ's shape (9.7 GB, made in $CHECKPOINT first)
 #   run.sh all        all of them, the most needed first
 # Several can be named. Each has a time limit of its own, and together they end within LIMIT seconds (570). Logs, JSON and
 # DATE-GPU.json, the figures of all parts in one file, go to $OUT (./results). A short table comes last.
@@ -82,11 +84,23 @@ run_stack() {
     --json "$out/stack.json" --commit "$commit" -- --device cuda --dummy-weights
 }
 
+run_plan() {
+  part plan 120 python3 "$here/plan_check.py" --bin "$here" --model "$here/qwen-14b-chat" --json "$out/plan.json" \
+    --commit "$commit" -- --device cuda --dummy-weights
+}
+
+run_start() {
+  local checkpoint=${CHECKPOINT:-/tmp/quern-qwen-14b-awq}
+  part "make checkpoint" 180 "$here/make_checkpoint" --model-path "$here/qwen-14b-chat" --out "$checkpoint"
+  part start 120 python3 "$here/start_check.py" --bin "$here" --model "$checkpoint" --json "$out/start.json" \
+    --commit "$commit" -- --device cuda
+}
+
 for what in "${@:-help}"; do
   case $what in
-  test | sanitize | kernels | bench | compare | stack) "run_$what" ;;
-  all) run_test; run_bench; run_stack; run_compare; run_kernels; run_sanitize ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  test | sanitize | kernels | bench | compare | stack | plan | start) "run_$what" ;;
+  all) run_test; run_bench; run_stack; run_compare; run_plan; run_start; run_kernels; run_sanitize ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 python3 "$here/join_results.py" "$out" --commit "$commit"

@@ -100,9 +100,7 @@ impl Shard for FakeShard {
         Ok(Response::new(proto::PlanReply {
             n_blocks,
             max_batch_total_tokens: u64::from(n_blocks) * block_size,
-            weight_bytes: 0,
-            kv_bytes: 0,
-            workspace_bytes: 0,
+            ..proto::PlanReply::default()
         }))
     }
 

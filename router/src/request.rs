@@ -179,8 +179,10 @@ pub struct ShardInfo {
     pub max_steps_in_flight: u32,
     /// Whether it can report log-probabilities of prompt tokens.
     pub scores: bool,
-    /// Prompts beyond this length change the keys' rotary base (Qwen v1's dynamic NTK); 0 = never.
+    /// Prompts beyond this length change the keys' rotary base (dynamic NTK); 0 = never.
     pub ntk_seq_length: u32,
+    /// Where the shard's start spent its time: phases and seconds; empty until the plan.
+    pub startup: Vec<(String, f64)>,
 }
 
 /// How the engine is doing, for health.

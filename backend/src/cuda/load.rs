@@ -12,6 +12,7 @@ use crate::memory_plan::{self, mib};
 use crate::model::decoder::Decoder;
 use crate::model::load;
 use crate::ops::Allocate;
+use crate::startup::Startup;
 
 /// The device computes one step while the next one waits behind it.
 const FACTS: DeviceFacts =
@@ -23,24 +24,34 @@ const FACTS: DeviceFacts =
 /// A folder that cannot be served, a model without kernels, too little memory, a device that fails.
 pub fn load(options: &Options, memory_fraction: f64) -> Result<(CudaExecutor, ShardInfo), LoadError> {
     let started = Instant::now();
-    let config = device_thread::read_config(options)?;
+    let mut config = device_thread::read_config(options)?;
+    if config.max_positions > config.max_positions_unwindowed() {
+        config.max_positions = config.max_positions_unwindowed();
+        tracing::info!(
+            "Sequences end at the model's sliding window of {} tokens on the GPU; longer ones: --device cpu",
+            config.max_positions
+        );
+    }
     let gpu = Gpu::open()?;
     let source = device_thread::open_weights(options, &config)?;
-    let mut sizes = Places::measuring(gpu.device, &config);
+    let mut sizes = Places::measuring(gpu.device, &config)?;
     let packed_bytes = load::weight_bytes(&mut sizes, &config, &*source)?;
     let available = gpu.available(memory_fraction)?;
     tell_plan(&gpu, packed_bytes, available)?;
     memory_plan::check_weights_fit(packed_bytes, available, "on the GPU")?;
     source.read_ahead();
     let mut ops = CudaOps::new(gpu, &config, packed_bytes)?;
+    let open = started.elapsed();
     let weights = load::load(&mut ops, &config, &*source, &mut device_thread::progress())?;
-    let weight_bytes = ops.finish_loading()?;
+    let (weight_bytes, read) = ops.finish_loading()?;
+    let repack = started.elapsed().saturating_sub(open + read);
     tracing::info!("Packed {} of weights in {:.2?}", mib(weight_bytes), started.elapsed());
     let info = ShardInfo {
         config: config.clone(),
         device: FACTS,
         kv_bytes_per_token: memory_plan::kv_bytes_per_token(&config, CudaOps::KV_ELEMENT_BYTES),
         weight_bytes,
+        startup: Startup { open, read, repack, ..Startup::default() },
     };
     let executor = CudaExecutor::new(Decoder::new(ops, config, weights), memory_fraction);
     let executor = executor.map_err(|error| LoadError::Device {

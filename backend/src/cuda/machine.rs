@@ -1,6 +1,6 @@
 //! A GPU to plan for, which need not be in this machine: counts with the code that allocates. Called by `plan`.
 
-use super::driver::{CudaError, Gpu};
+use super::driver::Gpu;
 use super::executor::sizes::{self, RESERVE_BYTES};
 use super::ops::Places;
 use super::sys;
@@ -38,25 +38,25 @@ pub struct GpuMachine {
 
 impl GpuMachine {
     /// A GPU with `total_bytes`, of which `fraction` may be used; in everything else an H100.
-    pub fn given(config: &ModelConfig, total_bytes: usize, fraction: f64) -> GpuMachine {
+    pub fn given(config: &ModelConfig, total_bytes: usize, fraction: f64) -> Result<GpuMachine, LoadError> {
         let name = "GPU (workspaces as on an H100)".to_owned();
         GpuMachine::new(config, (H100, name), (total_bytes, DRIVER_BYTES, fraction))
     }
 
     /// The GPU of this machine; `available()` must have said yes.
-    pub fn here(config: &ModelConfig, fraction: f64) -> Result<GpuMachine, CudaError> {
+    pub fn here(config: &ModelConfig, fraction: f64) -> Result<GpuMachine, LoadError> {
         let gpu = Gpu::open()?;
         let (free, total) = gpu.memory()?;
-        Ok(GpuMachine::new(config, (gpu.device, gpu.name), (total, total - free, fraction)))
+        GpuMachine::new(config, (gpu.device, gpu.name), (total, total - free, fraction))
     }
 
     fn new(
         config: &ModelConfig,
         (device, name): (sys::QuernDevice, String),
         (total_bytes, used_bytes, fraction): (usize, usize, f64),
-    ) -> GpuMachine {
+    ) -> Result<GpuMachine, LoadError> {
         let usable_bytes = (total_bytes as f64 * fraction) as usize;
-        let places = Places::measuring(device, config);
+        let places = Places::measuring(device, config)?;
         let memory = Memory {
             device: "cuda",
             name,
@@ -65,7 +65,7 @@ impl GpuMachine {
             used_bytes,
             graph_bytes: RESERVE_BYTES,
         };
-        GpuMachine { places, memory }
+        Ok(GpuMachine { places, memory })
     }
 }
 
@@ -79,7 +79,7 @@ impl Machine for GpuMachine {
     }
 
     fn max_positions(&self, config: &ModelConfig) -> usize {
-        config.max_positions
+        config.max_positions_unwindowed()
     }
 
     fn weight_bytes(&mut self, config: &ModelConfig, source: &dyn WeightSource) -> Result<usize, LoadError> {

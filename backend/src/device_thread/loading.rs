@@ -11,6 +11,7 @@ use crate::memory_plan;
 use crate::model::decoder::Decoder;
 use crate::model::load;
 use crate::ops::{Footprint, Ops};
+use crate::startup::Startup;
 use crate::weights::{Checkpoint, DummyWeights, WeightSource};
 
 /// Loading says how far it is at most this often.
@@ -50,6 +51,8 @@ pub struct ShardInfo {
     pub device: DeviceFacts,
     pub kv_bytes_per_token: usize,
     pub weight_bytes: usize,
+    /// Of loading; what a plan took is told with it.
+    pub startup: Startup,
 }
 
 /// A model on the host's `ops`.
@@ -64,10 +67,12 @@ pub(super) fn load_model<O: Ops>(
     let weight_bytes = load::weight_bytes(sizes, &config, &*source)?;
     memory_plan::check_weights_fit(weight_bytes, memory_plan::available_bytes(), "of memory")?;
     source.read_ahead();
+    let open = started.elapsed();
     let weights = load::load(&mut ops, &config, &*source, &mut progress())?;
     tracing::info!("Loaded {} MB of weights in {:.2?}", weight_bytes / 1_000_000, started.elapsed());
+    let startup = Startup { open, repack: started.elapsed().saturating_sub(open), ..Startup::default() };
     let kv_bytes_per_token = memory_plan::kv_bytes_per_token(&config, O::KV_ELEMENT_BYTES);
-    let info = ShardInfo { config: config.clone(), device: CPU, kv_bytes_per_token, weight_bytes };
+    let info = ShardInfo { config: config.clone(), device: CPU, kv_bytes_per_token, weight_bytes, startup };
     Ok((Decoder::new(ops, config, weights), info))
 }
 

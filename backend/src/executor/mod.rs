@@ -13,6 +13,8 @@ mod tests;
 
 pub use step::{Input, Row, RowOutcome, RowScores, Start, Step, StepOutcome};
 
+use std::time::Duration;
+
 use crate::config::ModelConfig;
 use crate::error::{LoadError, StepError};
 use crate::memory_plan::{self, BLOCK_SIZE, KvDefault, MemoryPlan, PlanInputs};
@@ -52,6 +54,10 @@ pub trait StepExecutor {
     /// # Errors
     /// A budget that the model or the machine cannot meet; steps are then refused until the next plan.
     fn plan(&mut self, budget: &Budget) -> Result<MemoryPlan, LoadError>;
+    /// Of the last plan: the part of its time that went into capturing steps.
+    fn capture_time(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Forgets all sequences and where the numbering of steps was: a new stream begins.
     fn reset(&mut self);
     /// Executes a step, or sets it going after those before it; `done` hears of each, in their order.

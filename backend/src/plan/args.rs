@@ -104,10 +104,10 @@ fn gpu(config: &ModelConfig, given: Option<usize>, fraction: f64) -> Result<Box<
         Some(bytes) => crate::cuda::GpuMachine::given(config, bytes, fraction),
         None => {
             crate::cuda::available().map_err(|reason| format!("{reason}; or give its --gpu-memory-gib"))?;
-            crate::cuda::GpuMachine::here(config, fraction).map_err(|error| error.to_string())?
+            crate::cuda::GpuMachine::here(config, fraction)
         }
     };
-    Ok(Box::new(machine))
+    Ok(Box::new(machine.map_err(|error| error.to_string())?))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -32,7 +32,7 @@ async fn real(path: PathBuf, budget: Budget) -> (usize, MemoryPlan) {
     let (device, _thread) = DeviceThread::spawn(options).unwrap().ready().await.unwrap();
     let (reply, answer) = flume::bounded(1);
     device.commands.send_async(Command::Plan { budget, reply }).await.unwrap();
-    (device.info.weight_bytes, answer.recv_async().await.unwrap().unwrap())
+    (device.info.weight_bytes, answer.recv_async().await.unwrap().unwrap().plan)
 }
 
 #[tokio::test]

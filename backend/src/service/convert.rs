@@ -6,10 +6,11 @@ use std::time::Duration;
 use text_generation_proto::shard as proto;
 use tonic::Status;
 
-use crate::device_thread::{ShardInfo, StepReply};
+use crate::config::RopeConfig;
+use crate::device_thread::{PlanReply, ShardInfo, StepReply};
 use crate::error::StepError;
 use crate::executor::{Budget, Input, Row, RowOutcome, RowScores, Start, Step, StepOutcome};
-use crate::memory_plan::{BLOCK_SIZE, MemoryPlan};
+use crate::memory_plan::BLOCK_SIZE;
 use crate::sampler::{Sampled, SamplingParameters, TokenLogprob};
 
 pub(super) fn info(info: &ShardInfo) -> proto::InfoReply {
@@ -24,11 +25,16 @@ pub(super) fn info(info: &ShardInfo) -> proto::InfoReply {
         block_size: BLOCK_SIZE as u32,
         kv_bytes_per_token: info.kv_bytes_per_token as u64,
         max_steps_in_flight: info.device.max_steps_in_flight,
-        ntk_seq_length: config.rope.ntk_seq_length.unwrap_or(0) as u32,
+        ntk_seq_length: ntk_seq_length(&config.rope),
         rank: 0,
         world_size: 1,
         scores: info.device.scores,
     }
+}
+
+fn ntk_seq_length(rope: &RopeConfig) -> u32 {
+    let positions = rope.dynamic_ntk.map(|ntk| ntk.positions);
+    rope.ntk_seq_length.or(positions).unwrap_or(0) as u32
 }
 
 pub(super) fn budget(request: &proto::PlanRequest) -> Budget {
@@ -82,8 +88,10 @@ fn sampling(message: &proto::SamplingParameters) -> SamplingParameters {
     }
 }
 
-pub(super) fn plan_reply(plan: &MemoryPlan, info: &ShardInfo) -> proto::PlanReply {
+pub(super) fn plan_reply(PlanReply { plan, startup }: &PlanReply, info: &ShardInfo) -> proto::PlanReply {
+    let phase = |(name, seconds): (&str, f64)| proto::StartupPhase { name: name.to_owned(), seconds };
     proto::PlanReply {
+        startup: startup.phases().map(phase).to_vec(),
         n_blocks: plan.n_blocks as u32,
         max_batch_total_tokens: plan.max_batch_total_tokens as u64,
         weight_bytes: info.weight_bytes as u64,

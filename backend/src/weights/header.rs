@@ -11,8 +11,11 @@ use std::ops::Range;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 const LENGTH_BYTES: usize = 8;
-/// The format's own limit.
-const MAX_HEADER_BYTES: usize = 100_000_000;
+/// Room for the names of some hundred thousand tensors: reading a header takes several times its size of memory. The
+/// format itself would allow 100 MB.
+pub(super) const MAX_HEADER_BYTES: usize = 32 << 20;
+/// Headers up to this size are read a second time to say what is wrong with them.
+const EXPLAINED_BYTES: usize = 1 << 20;
 
 /// One tensor's place in its file.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +69,9 @@ const AGAIN: &str = "truncated or damaged: fetch it again";
 
 /// Names the first tensor whose shape and offsets disagree, which the crate's message does not.
 fn mismatch(header: &[u8]) -> Option<String> {
+    if header.len() > EXPLAINED_BYTES {
+        return None;
+    }
     let mut raw: HashMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
     raw.remove("__metadata__");
     let mut tensors: Vec<(String, TensorInfo)> = raw

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
@@ -17,6 +18,7 @@ use crate::error::LoadError;
 /// A whole file as bytes.
 pub struct MappedFile {
     map: Mmap,
+    file: File,
 }
 
 impl MappedFile {
@@ -33,7 +35,7 @@ impl MappedFile {
         // supposed to change the file meanwhile (see above); readers check numbers, not trust them,
         // so changed bytes can make wrong results but no wrong memory access.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(MappedFile { map })
+        Ok(MappedFile { map, file })
     }
 
     /// Asks the kernel to start reading the file.
@@ -50,6 +52,11 @@ impl AsRef<[u8]> for MappedFile {
 }
 
 impl Storage for MappedFile {
+    /// Reads the file: mapping each page first would take longer than copying it.
+    fn read(&self, from: usize, to: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_exact_at(to, from as u64)
+    }
+
     fn release(&self, range: Range<usize>) {
         let end = range.end.min(self.map.len());
         let start = range.start.min(end);

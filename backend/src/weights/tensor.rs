@@ -11,6 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::dummy::Fill;
+use crate::error::LoadError;
 
 #[cfg(target_endian = "big")]
 compile_error!("checkpoints are little-endian and are read in place");
@@ -45,6 +46,15 @@ pub trait Storage: AsRef<[u8]> + Send + Sync {
         None
     }
 
+    /// Copies the bytes from `from` on into `to`, which they fill.
+    fn read(&self, from: usize, to: &mut [u8]) -> std::io::Result<()> {
+        let end = from.checked_add(to.len());
+        let bytes =
+            end.and_then(|end| self.as_ref().get(from..end)).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        to.copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// Tells that the bytes in `range` are not needed soon. Their contents stay the same.
     fn release(&self, range: Range<usize>) {
         let _ = range;
@@ -74,6 +84,21 @@ impl std::fmt::Debug for Tensor {
 impl Tensor {
     pub fn bytes(&self) -> &[u8] {
         &(*self.data).as_ref()[self.range.clone()]
+    }
+
+    /// Copies the stored elements from `first` on into `to`, which they fill: for devices that keep them elsewhere.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has become shorter.
+    pub fn read(&self, first: usize, to: &mut [u8]) -> Result<(), LoadError> {
+        let from = self.range.start + first * self.dtype.size();
+        let read = match from + to.len() <= self.range.end {
+            true => self.data.read(from, to),
+            false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        };
+        let error =
+            |error| LoadError::Tensor { name: self.name.clone(), detail: format!("cannot be read: {error}") };
+        read.map_err(error)
     }
 
     /// The elements as `T`, whose size must be the dtype's; copied only where the file has them unaligned.

@@ -1,5 +1,7 @@
 //! Routes about the server itself: health, info, models, metrics.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +11,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::state::App;
 
-/// The body of /info: TGI 3's fields and those that older clients still read.
+/// The body of /info: TGI 3's fields, those that older clients still read, and ours.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Info {
     pub model_id: String,
@@ -33,6 +35,8 @@ pub struct Info {
     pub version: &'static str,
     pub sha: Option<&'static str>,
     pub docker_label: Option<&'static str>,
+    /// Where the start spent its time, in seconds: the shard's phases, and `ready` since the router started.
+    pub startup_seconds: BTreeMap<String, f64>,
 }
 
 impl Info {

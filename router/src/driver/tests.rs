@@ -62,6 +62,7 @@ fn info(max_steps_in_flight: u32) -> ShardInfo {
         kv_bytes_per_token: 1,
         max_steps_in_flight,
         ntk_seq_length: 0,
+        startup: Vec::new(),
         scores: true,
     }
 }

@@ -98,7 +98,8 @@ impl Metrics {
         }
     }
 
-    fn set_labelled(&self, name: &str, label: &str, value: f64) {
+    /// The same for one value of its label.
+    pub fn set_labelled(&self, name: &str, label: &str, value: f64) {
         match self.find(name, label) {
             Some(Series::Gauge(gauge)) => gauge.set(value),
             _ => debug_assert!(false, "no gauge {name} with label {label:?}"),

@@ -53,6 +53,9 @@ pub const FAILURES: &[&str] = &[
     "timeout",
 ];
 
+/// Phases of a start: the shard's, and all of it.
+pub const PHASES: &[&str] = &["open", "read", "repack", "plan", "graphs", "ready"];
+
 const fn counter(name: &'static str, help: &'static str) -> Row {
     Row { name, kind: Kind::Counter, help, label: "", values: NO_LABEL }
 }
@@ -107,6 +110,7 @@ pub const TABLE: &[Row] = &[
     by("method", METHODS, histogram("tgi_batch_filter_duration", Buckets::Duration, "Seconds to remove finished sequences")),
     by("method", METHODS, histogram("tgi_batch_concat_duration", Buckets::Duration, "Seconds to join new sequences to the batch")),
     by("reason", &["backpressure", "wait_exceeded", "chunking"], counter("tgi_batch_concat", "New sequences joined to a running batch, by reason")),
+    by("phase", PHASES, gauge("tgi_startup_seconds", "Seconds that each phase of the start took; ready: all of it")),
     by("cause", &["ended", "hung", "protocol", "canary"], counter("tgi_shard_lost", "Shards lost, by how it showed")),
     counter("tgi_shard_recoveries", "Shards that took over from a lost one and answered"),
     histogram("tgi_shard_recovery_duration", Buckets::Duration, "Seconds from the loss of a shard to the first answer of the next one"),

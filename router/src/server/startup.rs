@@ -1,9 +1,10 @@
 //! From flags to a serving model: tokenizer and template from the folder, limits through the shard's plan,
 //! the driver. Called by `server::run` while the port already answers 503.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::http::HeaderValue;
@@ -19,6 +20,7 @@ use crate::api::state::{App, EdgeSettings, Serving};
 use crate::args::{Args, MetricsCompat};
 use crate::driver::{self, DriverError, EngineHandle};
 use crate::metrics::Metrics;
+use crate::metrics::table::PHASES;
 use crate::request::{Limits, ShardInfo};
 use crate::shard::grpc::Connector;
 use crate::shard::supervisor::Supervisor;
@@ -69,6 +71,7 @@ pub async fn start(
     args: &Args,
     app: &App,
 ) -> anyhow::Result<Started<impl Future<Output = Result<(), DriverError>> + Send + use<>>> {
+    let began = Instant::now();
     let supervisor = Supervisor::from_environment().context("the line to the launcher")?;
     let connector = Connector::new(&args.master_shard_uds_path, supervisor)?;
     let text = load_text(args.clone());
@@ -85,6 +88,10 @@ pub async fn start(
     if args.metrics_compat == MetricsCompat::Vllm {
         metrics.add_vllm_aliases(&args.model_name(), model.block_size, model.n_blocks);
     }
+    let startup = startup(&model, began.elapsed());
+    for (phase, seconds) in &startup {
+        metrics.set_labelled("tgi_startup_seconds", phase, *seconds);
+    }
     let (engine, driver) = driver::start(source, shard, args.watching(), metrics.clone())?;
     let workers = args.validation_workers;
     let rules = args.rules(model.scores);
@@ -99,7 +106,7 @@ pub async fn start(
         template,
         metrics,
         places: Places::new(args.max_concurrent_requests),
-        info: info(args, limits, &model),
+        info: info(args, limits, &model, startup),
         compat_full_text: args.compat_return_full_text,
         compat: args.tgi_compat,
         prefill_flag: args.enable_prefill_logprobs,
@@ -140,7 +147,14 @@ fn model_facts(shard: &ShardInfo) -> ModelFacts {
     ModelFacts { max_positions: shard.max_positions, on_cpu: shard.device_type == "cpu" }
 }
 
-fn info(args: &Args, limits: Limits, shard: &ShardInfo) -> Info {
+/// The shard's phases, as far as they are known ones, and the whole.
+fn startup(shard: &ShardInfo, ready: Duration) -> BTreeMap<String, f64> {
+    let known = |(name, _): &&(String, f64)| PHASES.contains(&name.as_str());
+    let phases = shard.startup.iter().filter(known).cloned();
+    phases.chain([("ready".to_owned(), ready.as_secs_f64())]).collect()
+}
+
+fn info(args: &Args, limits: Limits, shard: &ShardInfo, startup_seconds: BTreeMap<String, f64>) -> Info {
     Info {
         model_id: args.model_name(),
         model_sha: args.revision.clone(),
@@ -163,5 +177,6 @@ fn info(args: &Args, limits: Limits, shard: &ShardInfo) -> Info {
         version: env!("CARGO_PKG_VERSION"),
         sha: option_env!("GIT_SHA"),
         docker_label: option_env!("DOCKER_LABEL"),
+        startup_seconds,
     }
 }

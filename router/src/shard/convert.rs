@@ -62,7 +62,7 @@ fn sampling_to_proto(sampling: Sampling) -> proto::SamplingParameters {
     }
 }
 
-/// `n_blocks` is left 0: only the plan tells it.
+/// `n_blocks` is left 0 and `startup` empty: only the plan tells them.
 pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, ShardError> {
     if info.world_size != 1 {
         let message = format!("it is one of {} shards, expected a single one", info.world_size);
@@ -81,6 +81,7 @@ pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, Shard
         max_steps_in_flight: info.max_steps_in_flight,
         scores: info.scores,
         ntk_seq_length: info.ntk_seq_length,
+        startup: Vec::new(),
     })
 }
 

@@ -201,7 +201,11 @@ impl ShardConnection {
         let replies = in_time("Steps", client.steps(UnboundedReceiverStream::new(requests))).await?;
         Ok(PlannedShard {
             link: GrpcLink { steps, replies },
-            info: ShardInfo { n_blocks: plan.n_blocks, ..info },
+            info: ShardInfo {
+                n_blocks: plan.n_blocks,
+                startup: plan.startup.into_iter().map(|phase| (phase.name, phase.seconds)).collect(),
+                ..info
+            },
             limits: Limits { max_batch_total_tokens: plan.max_batch_total_tokens, ..limits },
             pid,
         })

@@ -60,6 +60,7 @@ impl Shard for SmallShard {
         Ok(Response::new(proto::PlanReply {
             n_blocks: 16,
             max_batch_total_tokens: 64,
+            startup: vec![proto::StartupPhase { name: "read".into(), seconds: 1.5 }],
             ..proto::PlanReply::default()
         }))
     }

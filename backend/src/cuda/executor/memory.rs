@@ -1,7 +1,7 @@
 //! What `plan` fixes: device memory, the activations, the KV cache, and the captured graphs. Taken as one block, of
 //! the size that `sizes` has measured; nothing is allocated on the device later.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buckets::{self, Bucket};
 use super::completion::TransferBytes;
@@ -35,6 +35,7 @@ pub struct Planned {
     pub slots: Slots,
     pub transfer_bytes: TransferBytes,
     pub plan: MemoryPlan,
+    pub capture_time: Duration,
     table_stride: usize,
 }
 
@@ -47,7 +48,6 @@ impl Planned {
         let config = decoder.config().clone();
         let available = decoder.ops().gpu.available(memory_fraction)?;
         let (room, mut plan) = sizes::plan(&mut decoder.ops_mut().places, &config, budget, available)?;
-        let started = Instant::now();
         let memory = allocate(decoder, &room, &plan)?;
         let mut planned = Planned {
             buckets: vec![],
@@ -64,19 +64,22 @@ impl Planned {
                 outputs: room.step.max_logits_rows * size_of::<sys::QuernSampled>(),
             },
             plan,
+            capture_time: Duration::ZERO,
             table_stride: room.table_stride,
         };
         let before = decoder.ops().gpu.memory()?.0;
+        let started = Instant::now();
         planned.capture(decoder, budget.max_step_rows)?;
         let (free, total) = decoder.ops().gpu.memory()?;
         plan.graph_bytes = before.saturating_sub(free);
         planned.plan = plan;
+        planned.capture_time = started.elapsed();
         tracing::info!(
             "GPU memory: {} of {} in use; {} decode graphs captured in {:.2?}",
             mib(total - free),
             mib(total),
             planned.buckets.len(),
-            started.elapsed()
+            planned.capture_time
         );
         Ok(planned)
     }

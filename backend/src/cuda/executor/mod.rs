@@ -12,6 +12,8 @@ pub mod sizes;
 mod slots;
 mod step_batch;
 
+use std::time::Duration;
+
 use super::driver::CudaError;
 use super::ops::CudaOps;
 use super::step_inputs::{Layout, StepShape, Writer};
@@ -117,6 +119,10 @@ impl StepExecutor for CudaExecutor {
         let plan = planned.plan;
         self.planned = Some(planned);
         Ok(plan)
+    }
+
+    fn capture_time(&self) -> Duration {
+        self.planned.as_ref().map_or(Duration::ZERO, |planned| planned.capture_time)
     }
 
     fn reset(&mut self) {

@@ -1,5 +1,5 @@
-//! Linear layers on the GPU: int4 in the packed layout, with the kernel that suits the number of rows, and
-//! the float16 output head. Called by `CudaOps`; knows sizes and addresses, never models.
+//! Linear layers on the GPU: int4 in the packed layout, with the kernel that suits the number of rows, and dense ones in
+//! float16, the output head among them. Called by `CudaOps`; knows sizes and addresses, never models.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,8 @@ use crate::error::LoadError;
 
 /// Most rows of the int4 decode kernel.
 const DECODE_ROWS: usize = 16;
+/// Rows of a dense layer whose sums are kept at once.
+const DENSE_ROWS: usize = 256;
 
 /// A packed layer.
 pub enum CudaLinear {
@@ -21,8 +23,8 @@ pub enum CudaLinear {
         /// int32 `[K]`, the input feature of each row, or 0: in order.
         inputs: u64,
     },
-    /// float16 `[N, K]`.
-    Head { address: u64, k: usize, n: usize },
+    /// float16 `[N, K]`, bias float16 `[N]` or 0.
+    Dense { address: u64, bias: u64, k: usize, n: usize },
 }
 
 /// Scratch memory of the int4 kernels, zeroed once; kernels leave it so. A shape has its own, since the
@@ -35,6 +37,10 @@ pub(super) struct Workspaces {
     /// Most columns of reordered inputs, and float16 `[rows, columns]` for them.
     gathered_cols: usize,
     gathered: u64,
+    /// Widest dense layer that is not the output head.
+    dense_columns: usize,
+    /// Sums of `DENSE_ROWS` rows of it, float32.
+    dense: u64,
 }
 
 impl Workspaces {
@@ -55,7 +61,15 @@ impl Workspaces {
         self.prefill = arena.take("int4 products", bytes as usize)?;
         let elements = max_rows.saturating_mul(self.gathered_cols);
         self.gathered = arena.take("reordered inputs", elements.saturating_mul(F16))?;
+        if self.dense_columns > 0 {
+            self.dense = arena.take("dense products", DENSE_ROWS * self.dense_columns * size_of::<f32>())?;
+        }
         Ok(())
+    }
+
+    /// Notes a dense layer that `allocate` will make room for.
+    pub fn note_dense(&mut self, columns: usize) {
+        self.dense_columns = self.dense_columns.max(columns);
     }
 
     /// Notes a shape that `allocate` will make room for.
@@ -75,6 +89,7 @@ impl Workspaces {
         self.decode.clear();
         self.prefill = 0;
         self.gathered = 0;
+        self.dense = 0;
     }
 }
 
@@ -96,7 +111,11 @@ impl CudaOps {
                 let gathered = self.gather_columns(x, *inputs, cols)?;
                 self.int4((gathered, x.rows, cols), (weight, *bias), out, epilogue)
             }
-            &CudaLinear::Head { address, k, n } => self.head(x, (address, k, n), out),
+            &CudaLinear::Dense { address, bias: 0, k, n } if epilogue == sys::QUERN_STORE_F32 => {
+                let rows = Rows { x: x.address, out: out.address, rows: x.rows };
+                self.head((address, k, n), (rows, x.cols, out.cols))
+            }
+            &CudaLinear::Dense { address, bias, k, n } => self.dense(x, (address, bias, k, n), out, epilogue),
         }
     }
 
@@ -149,23 +168,67 @@ impl CudaOps {
         }
     }
 
-    fn head(&self, x: &CudaAct, (weight, k, n): (u64, usize, usize), out: &CudaAct) -> Result<(), CudaError> {
-        if out.element != Element::F32 {
-            let detail = "a plain layer can only be the output head".to_owned();
-            return Err(CudaError { op: "head_decode", detail });
+    /// A few rows at a time: their sums in float32, then what the layer's output is made of them.
+    fn dense(
+        &self,
+        x: &CudaAct,
+        (weight, bias, k, n): (u64, u64, usize, usize),
+        out: &CudaAct,
+        epilogue: sys::QuernEpilogue,
+    ) -> Result<(), CudaError> {
+        let sums = self.places.workspaces.dense;
+        if sums == 0 || n > self.places.workspaces.dense_columns {
+            let detail = format!("no room was planned for a dense layer of {n} outputs");
+            return Err(CudaError { op: "dense layer", detail });
         }
+        let element = if out.element == Element::F32 { 4 } else { F16 };
+        for first in (0..x.rows).step_by(DENSE_ROWS) {
+            let rows = DENSE_ROWS.min(x.rows - first);
+            let from = Rows { x: x.address + (first * x.cols * F16) as u64, out: sums, rows };
+            self.head((weight, k, n), (from, x.cols, n))?;
+            let args = sys::QuernDenseOutput {
+                sums: pointer(sums).cast(),
+                bias: pointer(bias),
+                out: pointer(out.address + (first * out.cols * element) as u64),
+                rows: rows as i32,
+                n: n as i32,
+                ld_sums: n as i32,
+                ldo: out.cols as i32,
+                epilogue: epilogue as i32,
+            };
+            // SAFETY: the sums of these rows were just written, and `out` has as many rows from there on.
+            let status =
+                unsafe { sys::quern_dense_output(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+            check("dense_output", status)?;
+        }
+        Ok(())
+    }
+
+    /// `out = x W^T` in float32; row distances `ldx` and `ldo`.
+    fn head(
+        &self,
+        (weight, k, n): (u64, usize, usize),
+        (at, ldx, ldo): (Rows, usize, usize),
+    ) -> Result<(), CudaError> {
         let args = sys::QuernHead {
             weight: pointer(weight),
-            x: pointer(x.address),
-            logits: pointer(out.address).cast(),
-            m: x.rows as i32,
+            x: pointer(at.x),
+            logits: pointer(at.out).cast(),
+            m: at.rows as i32,
             k: k as i32,
             v: n as i32,
-            ldx: x.cols as i32,
-            ldo: out.cols as i32,
+            ldx: ldx as i32,
+            ldo: ldo as i32,
         };
         // SAFETY: both matrices have their rows.
         let status = unsafe { sys::quern_head_decode(&self.gpu.device, &args, self.gpu.stream_pointer()) };
         check("head_decode", status)
     }
+}
+
+/// Where some rows are read and written.
+struct Rows {
+    x: u64,
+    out: u64,
+    rows: usize,
 }

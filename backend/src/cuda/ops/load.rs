@@ -3,72 +3,32 @@
 
 use std::sync::Arc;
 
-use half::f16;
-
+use super::transfer::Transfer;
 use super::{CudaLinear, CudaOps, F16, Raw, pointer};
 use crate::cuda::arena::rounded;
-use crate::cuda::driver::{CudaError, Gpu, PinnedMemory, check, named};
+use crate::cuda::driver::{CudaError, Gpu, check};
 use crate::cuda::sys;
 use crate::error::LoadError;
-use crate::weights::{DType, Fill, LinearSource, LinearWeight, Tensor, awq};
-use cudarc::driver::CudaEvent;
-
-/// Bytes copied at once: while one buffer travels, the other is filled.
-const CHUNK_BYTES: usize = 16 << 20;
+use crate::weights::{Fill, LinearSource, LinearWeight, Tensor};
 
 /// Memory that only loading needs.
 pub(super) struct Loader {
-    buffers: [Buffer; 2],
-    turn: usize,
+    pub transfer: Transfer,
     /// AutoAWQ tensors of one layer.
     raw: Option<Raw>,
 }
 
-struct Buffer {
-    memory: PinnedMemory,
-    /// When the last copy out of it was done.
-    copied: Option<CudaEvent>,
-}
-
 impl Loader {
     pub fn new() -> Result<Loader, LoadError> {
-        let buffer = || Ok::<_, LoadError>(Buffer { memory: PinnedMemory::new(CHUNK_BYTES)?, copied: None });
-        Ok(Loader { buffers: [buffer()?, buffer()?], turn: 0, raw: None })
+        Ok(Loader { transfer: Transfer::new()?, raw: None })
     }
 
-    /// Copies bytes to the device through page-locked memory.
-    fn copy(&mut self, gpu: &Gpu, bytes: &[u8], to: u64) -> Result<(), CudaError> {
-        for (index, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
-            self.turn = 1 - self.turn;
-            let buffer = &mut self.buffers[self.turn];
-            if let Some(copied) = &buffer.copied {
-                named("wait for a copy", copied.synchronize())?;
-            }
-            buffer.memory[..chunk.len()].copy_from_slice(chunk);
-            // SAFETY: the caller's range holds all bytes; the buffer is not written before `copied`.
-            unsafe { gpu.upload(&buffer.memory[..chunk.len()], to + (index * CHUNK_BYTES) as u64) }?;
-            buffer.copied = Some(named("mark a copy", gpu.stream.record_event(None))?);
+    /// Writes a tensor's elements at `to`, floats as float16.
+    fn write(&mut self, gpu: &Gpu, tensor: &Tensor, to: u64, finite: bool) -> Result<(), LoadError> {
+        match tensor.data.fill() {
+            Some(fill) => Ok(make_up(gpu, fill, (to, tensor.range.len()))?),
+            None => self.transfer.copy(gpu, tensor, to, finite),
         }
-        Ok(())
-    }
-
-    /// Writes a tensor's bytes at `to`, floats as float16.
-    fn write(&mut self, gpu: &Gpu, tensor: &Tensor, to: u64) -> Result<(), LoadError> {
-        if let Some(fill) = tensor.data.fill() {
-            return Ok(make_up(gpu, fill, (to, tensor.range.len()))?);
-        }
-        match tensor.dtype {
-            DType::F16 | DType::I16 | DType::I32 => self.copy(gpu, tensor.bytes(), to)?,
-            DType::BF16 | DType::F32 => {
-                let halves: Vec<f16> = tensor.to_f32().into_iter().map(f16::from_f32).collect();
-                if let Some(i) = halves.iter().position(|x| !x.is_finite()) {
-                    let detail = format!("element {i} is not finite in float16, which the GPU computes with");
-                    return Err(LoadError::Tensor { name: tensor.name.clone(), detail });
-                }
-                self.copy(gpu, bytemuck::cast_slice(&halves), to)?;
-            }
-        }
-        Ok(())
     }
 
     /// Device memory for one layer's raw tensors. Growing waits until the old ones are packed.
@@ -104,7 +64,7 @@ impl CudaOps {
         let half = self.places.half(tensor)?;
         if half.is_new {
             let (gpu, loader) = self.loader()?;
-            loader.write(gpu, tensor, half.address)?;
+            loader.write(gpu, tensor, half.address, false)?;
         }
         Ok(half.address)
     }
@@ -115,19 +75,41 @@ impl CudaOps {
         parts: &[LinearSource],
         pairs: bool,
     ) -> Result<CudaLinear, LoadError> {
-        if let [LinearSource { weight: LinearWeight::Plain(weight), bias: None, .. }] = parts {
-            self.load_half(weight)?;
-            return self.places.linear(parts, pairs);
-        }
+        // Asked for before the layer has its place: a tied head is there already.
+        let shared = match parts {
+            [LinearSource { weight: LinearWeight::Plain(weight), .. }] => Some(self.load_half(weight)?),
+            _ => None,
+        };
         let linear = self.places.linear(parts, pairs)?;
-        let parts = parts.iter().map(LinearSource::converted).collect::<Result<Vec<_>, _>>()?;
-        if let CudaLinear::Int4 { weight, bias, inputs } = &linear {
-            let tensors = parts.iter().map(awq_tensors).collect::<Result<Vec<_>, _>>()?;
-            self.pack(&tensors, weight)?;
-            self.load_bias(&parts, *bias)?;
-            self.load_inputs(&parts, *inputs)?;
+        match &linear {
+            CudaLinear::Int4 { weight, bias, inputs } => {
+                let parts = parts.iter().map(LinearSource::converted).collect::<Result<Vec<_>, _>>()?;
+                let tensors = parts.iter().map(awq_tensors).collect::<Result<Vec<_>, _>>()?;
+                self.pack(&tensors, weight)?;
+                self.load_bias(&parts, *bias)?;
+                self.load_inputs(&parts, *inputs)?;
+            }
+            &CudaLinear::Dense { address, bias, .. } => {
+                if shared.is_none() {
+                    self.load_rows(parts, address)?;
+                }
+                self.load_bias(parts, bias)?;
+            }
         }
         Ok(linear)
+    }
+
+    /// Plain parts' rows one after the other.
+    fn load_rows(&mut self, parts: &[LinearSource], address: u64) -> Result<(), LoadError> {
+        let (gpu, loader) = self.loader()?;
+        let mut at = address;
+        for part in parts {
+            if let LinearWeight::Plain(weight) = &part.weight {
+                loader.write(gpu, weight, at, false)?;
+            }
+            at += (part.in_features * part.out_features * F16) as u64;
+        }
+        Ok(())
     }
 
     fn pack(&mut self, parts: &[AwqTensors], packed: &sys::QuernInt4) -> Result<(), LoadError> {
@@ -143,7 +125,8 @@ impl CudaOps {
             let mut addresses = [0; 3];
             for (tensor, address) in part.each().into_iter().zip(&mut addresses) {
                 *address = next;
-                loader.write(gpu, tensor, next)?;
+                // Infinities or NaNs among the scales would spread to every token.
+                loader.write(gpu, tensor, next, true)?;
                 next += rounded(tensor.range.len()) as u64;
             }
             let [qweight, qzeros, scales] = addresses.map(|address| pointer(address).cast_const());
@@ -176,7 +159,7 @@ impl CudaOps {
             return Err(LoadError::Tensor { name: parts[0].name.clone(), detail });
         }
         let (gpu, loader) = self.loader()?;
-        Ok(loader.copy(gpu, bytemuck::cast_slice(&first), address)?)
+        loader.transfer.copy_bytes(gpu, bytemuck::cast_slice(&first), address)
     }
 
     /// The parts' biases side by side at `address`, zeros where a part has none; nothing at 0.
@@ -191,7 +174,7 @@ impl CudaOps {
         let mut at = address;
         for part in parts {
             if let Some(bias) = &part.bias {
-                loader.write(gpu, bias, at)?;
+                loader.write(gpu, bias, at, false)?;
             }
             at += (part.out_features * F16) as u64;
         }
@@ -216,9 +199,6 @@ impl AwqTensors<'_> {
 fn awq_tensors(part: &LinearSource) -> Result<AwqTensors<'_>, LoadError> {
     match &part.weight {
         LinearWeight::Awq { qweight, qzeros, scales, .. } => {
-            if scales.data.fill().is_none() {
-                awq::check_scales(scales)?;
-            }
             Ok(AwqTensors { qweight, qzeros, scales, n: part.out_features })
         }
         LinearWeight::Plain(_) | LinearWeight::Other(_) => {

@@ -12,14 +12,16 @@ mod linear;
 mod load;
 mod memory;
 mod places;
+mod transfer;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::driver::{CudaError, DeviceMemory, Gpu, check};
 use super::step_inputs::Layout;
 use super::sys;
 use crate::batch::Batch;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{LoadError, StepError};
 use crate::ops::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::weights::{LinearSource, Tensor};
@@ -77,9 +79,16 @@ pub struct CudaOps {
 impl CudaOps {
     /// Takes `weight_bytes` of the GPU's memory, as measured for the weights of a model of `config`.
     pub fn new(gpu: Gpu, config: &ModelConfig, weight_bytes: usize) -> Result<CudaOps, LoadError> {
+        let places = Places::new(gpu.device, config, weight_bytes)?;
+        let factors = bytemuck::cast_slice(&config.rope.scaling.factors);
+        if !factors.is_empty() {
+            // SAFETY: the place was taken for these numbers, and the copy is waited for.
+            unsafe { gpu.upload(factors, places.rope_factors) }?;
+            gpu.synchronize()?;
+        }
         Ok(CudaOps {
             loader: Some(Loader::new()?),
-            places: Places::new(gpu.device, config, weight_bytes)?,
+            places,
             gpu,
             memory: None,
             layout: None,
@@ -88,11 +97,12 @@ impl CudaOps {
         })
     }
 
-    /// Waits until all weights are packed and gives the loader's memory back. Bytes of the weights.
-    pub fn finish_loading(&mut self) -> Result<usize, LoadError> {
+    /// Waits until all weights are packed and gives the loader's memory back. Bytes of the weights, and the time that
+    /// reading them took.
+    pub fn finish_loading(&mut self) -> Result<(usize, Duration), LoadError> {
         self.gpu.synchronize()?;
-        self.loader = None;
-        Ok(self.places.weight_bytes())
+        let reading = self.loader.take().map_or(Duration::ZERO, |loader| loader.transfer.reading);
+        Ok((self.places.weight_bytes(), reading))
     }
 
     /// Chooses a token for every row of `logits`, as the step's inputs say.
@@ -165,12 +175,19 @@ impl Ops for CudaOps {
         act.rows = rows.min(act.max_rows);
     }
 
-    fn begin_step(&mut self, batch: &Batch, shape: &AttentionShape) -> Result<(), StepError> {
+    fn begin_step(
+        &mut self,
+        batch: &Batch,
+        shape: &AttentionShape,
+        scaling: &RopeScaling,
+    ) -> Result<(), StepError> {
         let (memory, layout) = (self.memory()?, self.layout()?);
         let args = sys::QuernRopeAngles {
             spans: self.spans(0, layout.shape.spans)?,
             row_span: pointer(memory.inputs + layout.row_span as u64).cast(),
             theta: pointer(memory.inputs + layout.theta as u64).cast(),
+            factors: pointer(self.places.rope_factors).cast(),
+            scale: scaling.attention,
             angles: pointer(memory.angles).cast(),
             query_factors: pointer(memory.query_factors).cast(),
             rows: batch.n_rows() as i32,

@@ -21,6 +21,8 @@ pub struct Places {
     /// Where activations and the cache come from.
     pub arena: Arena,
     pub(super) workspaces: Workspaces,
+    /// float64 `[rope_dim / 2]` of the rotary embedding's frequencies, or 0.
+    pub(super) rope_factors: u64,
     /// Float tensors by name: a tied head shares the embedding.
     halves: HashMap<String, u64>,
     n_heads: usize,
@@ -28,7 +30,11 @@ pub struct Places {
     head_dim: usize,
     /// 32-bit words of a mask of the vocabulary.
     pub mask_words: usize,
+    vocab: usize,
 }
+
+/// Input features of a dense layer come in multiples of this.
+const DENSE_K: usize = 64;
 
 /// A place of its own, or one that an earlier tensor of this name has.
 pub(super) struct Half {
@@ -38,23 +44,37 @@ pub(super) struct Half {
 
 impl Places {
     /// Measures what a model of `config` takes on `device`.
-    pub fn measuring(device: sys::QuernDevice, config: &ModelConfig) -> Places {
-        Places {
+    pub fn measuring(device: sys::QuernDevice, config: &ModelConfig) -> Result<Places, LoadError> {
+        Places::within(device, config, Arena::measuring())
+    }
+
+    /// Places in `bytes` of device memory for the weights, as many as a measuring one has counted.
+    pub fn new(device: sys::QuernDevice, config: &ModelConfig, bytes: usize) -> Result<Places, LoadError> {
+        Places::within(device, config, Arena::new("the weights", bytes)?)
+    }
+
+    fn within(
+        device: sys::QuernDevice,
+        config: &ModelConfig,
+        mut weights: Arena,
+    ) -> Result<Places, LoadError> {
+        let rope_factors = match config.rope.scaling.factors.len() {
+            0 => 0,
+            n => weights.take("rotary frequencies", n * size_of::<f64>())?,
+        };
+        Ok(Places {
             device,
-            weights: Arena::measuring(),
+            weights,
             arena: Arena::measuring(),
+            rope_factors,
             workspaces: Workspaces::default(),
             halves: HashMap::new(),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
             mask_words: config.vocab.div_ceil(32),
-        }
-    }
-
-    /// Places in `bytes` of device memory for the weights, as many as a measuring one has counted.
-    pub fn new(device: sys::QuernDevice, config: &ModelConfig, bytes: usize) -> Result<Places, LoadError> {
-        Ok(Places { weights: Arena::new("the weights", bytes)?, ..Places::measuring(device, config) })
+            vocab: config.vocab,
+        })
     }
 
     /// Bytes of weights so far.
@@ -75,19 +95,13 @@ impl Places {
 
     /// Place of parts that share their input, joined; `pairs`: gate and up, for the joined SiLU.
     pub(super) fn linear(&mut self, parts: &[LinearSource], pairs: bool) -> Result<CudaLinear, LoadError> {
-        if let [
-            LinearSource {
-                weight: LinearWeight::Plain(weight), in_features, out_features, bias: None, ..
-            },
-        ] = parts
-        {
-            let address = self.half(weight)?.address;
-            return Ok(CudaLinear::Head { address, k: *in_features, n: *out_features });
+        if parts.iter().all(|part| matches!(part.weight, LinearWeight::Plain(_))) {
+            return self.dense(parts);
         }
         let group = int4_group(parts)?;
         let (k, n) = (
             parts[0].int4().map_or(0, |shape| shape.rows),
-            parts.iter().map(|part| part.out_features).sum::<usize>(),
+            out_features(parts),
         );
         let tiles = self.weights.take("weights", int4_bytes(k, n, group)?)?;
         let weight = sys::QuernInt4 {
@@ -98,10 +112,7 @@ impl Places {
             pair_stride: if pairs { n as i32 / 2 } else { 0 },
         };
         self.workspaces.note(weight.k, weight.n);
-        let bias = match parts.iter().any(|part| part.bias.is_some()) {
-            true => self.weights.take("weights", n * F16)?,
-            false => 0,
-        };
+        let bias = self.bias(parts)?;
         let inputs = match parts.iter().any(|part| part.int4().is_some_and(|shape| shape.gathers)) {
             true => {
                 self.workspaces.note_gathered(k);
@@ -110,6 +121,36 @@ impl Places {
             false => 0,
         };
         Ok(CudaLinear::Int4 { weight, bias, inputs })
+    }
+
+    /// Rows of the parts one after the other, which is how they are joined along N.
+    fn dense(&mut self, parts: &[LinearSource]) -> Result<CudaLinear, LoadError> {
+        let (k, n) = (parts.first().map_or(0, |part| part.in_features), out_features(parts));
+        if k == 0 || !k.is_multiple_of(DENSE_K) {
+            let name = parts.first().map_or("", |part| &part.name);
+            return Err(LoadError::Unsupported(format!(
+                "layer `{name}` has {k} input features: a plain layer has a CUDA kernel for multiples of {DENSE_K}; use \
+                 --device cpu"
+            )));
+        }
+        let bias = self.bias(parts)?;
+        let address = match parts {
+            [LinearSource { weight: LinearWeight::Plain(weight), .. }] => self.half(weight)?.address,
+            _ => self.weights.take("weights", n * k * F16)?,
+        };
+        // The output head writes its sums, which are the logits, where they stay.
+        if parts.len() > 1 || bias != 0 || n != self.vocab {
+            self.workspaces.note_dense(n);
+        }
+        Ok(CudaLinear::Dense { address, bias, k, n })
+    }
+
+    /// Place of the joined biases; 0 if no part has one.
+    fn bias(&mut self, parts: &[LinearSource]) -> Result<u64, LoadError> {
+        match parts.iter().any(|part| part.bias.is_some()) {
+            true => self.weights.take("weights", out_features(parts) * F16),
+            false => Ok(0),
+        }
     }
 
     /// Sizes of decode attention for a number of sequences.
@@ -135,12 +176,16 @@ impl Places {
     }
 }
 
+fn out_features(parts: &[LinearSource]) -> usize {
+    parts.iter().map(|part| part.out_features).sum()
+}
+
 /// The one group size of int4 `parts`.
 fn int4_group(parts: &[LinearSource]) -> Result<usize, LoadError> {
     let of_part = |part: &LinearSource| match part.int4() {
         Some(shape) => Ok(shape.group_size),
         None => Err(LoadError::Unsupported(format!(
-            "layer `{}` is stored plain, for which there is no CUDA kernel; use a fully quantized AWQ checkpoint, or \
+            "layer `{}` is stored plain, and its neighbours are quantized, with which it cannot be joined on a GPU; use \
              --device cpu",
             part.name
         ))),

@@ -13,6 +13,7 @@ use crate::config::{AwqLayout, GptqFormat, Quantization};
 use crate::error::LoadError;
 
 mod files;
+mod fuzz;
 mod layers;
 mod layouts;
 

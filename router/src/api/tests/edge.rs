@@ -159,7 +159,7 @@ async fn about_the_server() {
     );
     assert_eq!(
         server.get("/info").await.body,
-        r#"{"model_id":"M","model_sha":null,"model_dtype":"float32","model_device_type":"cpu","model_pipeline_tag":null,"max_concurrent_requests":8,"max_best_of":2,"max_stop_sequences":4,"max_input_tokens":100,"max_input_length":100,"max_total_tokens":120,"waiting_served_ratio":0.3,"max_batch_total_tokens":4096,"max_waiting_tokens":20,"max_batch_size":null,"validation_workers":2,"max_client_batch_size":4,"router":"text-generation-router","version":"1.2.3","sha":null,"docker_label":null}"#
+        r#"{"model_id":"M","model_sha":null,"model_dtype":"float32","model_device_type":"cpu","model_pipeline_tag":null,"max_concurrent_requests":8,"max_best_of":2,"max_stop_sequences":4,"max_input_tokens":100,"max_input_length":100,"max_total_tokens":120,"waiting_served_ratio":0.3,"max_batch_total_tokens":4096,"max_waiting_tokens":20,"max_batch_size":null,"validation_workers":2,"max_client_batch_size":4,"router":"text-generation-router","version":"1.2.3","sha":null,"docker_label":null,"startup_seconds":{"read":0.5}}"#
     );
     let metrics = server.get("/metrics").await;
     assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4");

@@ -1,5 +1,5 @@
-//! Random input against everything that reads a client's bytes: bodies, chat templates, stop strings, tokens; and
-//! against what reads calls from a model's text.
+//! Random input against everything that reads a client's bytes or a model's text files: bodies, chat templates, stop
+//! strings, tokens, vocabularies; and against what reads calls from a model's text.
 //!
 //! Mutations of a small corpus by a seeded generator: the same run every time. A short one by default;
 //! `make fuzz` sets QUERN_FUZZ, how many executions each target gets.
@@ -12,9 +12,11 @@ use super::super::platforms::VertexRequest;
 use super::super::tgi::request::GenerateRequest;
 use super::super::tokenize::{DetokenizeRequest, VllmText};
 use super::super::vllm::VllmRequest;
-use crate::text::testing::{byte_level, message, metaspace, tiktoken, tiktoken_file, with_files};
-use crate::text::{ChatTemplate, Detokenizer, StopMatcher, ToolStyle};
 use crate::tools::{Function, ToolChoice, ToolEvent, ToolParser, Toolbox};
+use crate::text::testing::{
+    byte_level, byte_level_file, message, metaspace, metaspace_file, tiktoken, tiktoken_file, with_files,
+};
+use crate::text::{ChatTemplate, Detokenizer, StopMatcher, Tokenizer, ToolStyle};
 
 /// Executions of one target.
 pub fn executions() -> u64 {
@@ -165,6 +167,29 @@ fn chat_templates() {
             assert!(!ids.is_empty() || prompt.n_bytes() == 0);
         }
     }
+}
+
+/// A damaged vocabulary is refused, or reads and writes without a panic.
+#[test]
+fn vocabularies() {
+    let files = [
+        ("qwen.tiktoken", tiktoken_file()),
+        ("tokenizer.json", byte_level_file()),
+        ("tokenizer.json", metaspace_file()),
+    ];
+    let mut random = Random(5);
+    let mut n_read = 0;
+    for i in 0..executions() / 20 {
+        let (name, sound) = &files[i as usize % files.len()];
+        let file = String::from_utf8_lossy(&mutate(&mut random, &[sound])).into_owned();
+        let tokenizer = with_files(&[(name, &file)], |dir| Tokenizer::from_dir(dir));
+        let Ok(tokenizer) = tokenizer else { continue };
+        n_read += 1;
+        let Ok(encoding) = tokenizer.encode("hello wor\u{e9}", true) else { continue };
+        assert!(encoding.ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+        tokenizer.decode(&encoding.ids, false);
+    }
+    assert!(n_read > executions() / 2000, "the mutations leave enough that can be read: {n_read}");
 }
 
 /// However a text is cut, a stop string is found where it first ends, and nothing is lost or added.

@@ -49,6 +49,7 @@ const INFO: fn() -> ShardInfo = || ShardInfo {
     kv_bytes_per_token: 1,
     max_steps_in_flight: 1,
     ntk_seq_length: 0,
+    startup: Vec::new(),
     scores: true,
 };
 
@@ -269,6 +270,7 @@ fn info() -> Info {
         version: "1.2.3",
         sha: None,
         docker_label: None,
+        startup_seconds: [("read".to_owned(), 0.5)].into(),
     }
 }
 

@@ -197,6 +197,7 @@ fn a_budget_that_cannot_hold_one_request_is_refused() {
             kv_bytes_per_token: 1,
             max_steps_in_flight: 1,
             ntk_seq_length: 0,
+            startup: Vec::new(),
             scores: true,
         };
         let limits = Limits {

@@ -3,6 +3,7 @@
 //! Called by `Tokenizer`. Encodes with the library; decoding goes by the table of token bytes that is
 //! built here once.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -93,8 +94,13 @@ fn token_table(library: &Library, decoder: &TokenDecoder) -> Result<TokenTable, 
         return Err(format!("has token ids up to {n_tokens}, expected 1 to {MAX_TOKENS} tokens"));
     }
     let mut tokens = vec![(Vec::new(), false); n_tokens];
+    let mut owners: HashMap<u32, String> = HashMap::with_capacity(vocabulary.len());
     for (token, id) in vocabulary {
         tokens[id as usize] = (decoder.bytes(&token), false);
+        if let Some(other) = owners.insert(id, token.clone()) {
+            let [first, second] = if token < other { [token, other] } else { [other, token] };
+            return Err(format!("tokens {first:?} and {second:?} have the same id {id}"));
+        }
     }
     for (id, token) in added {
         tokens[id as usize] = (token.content.into_bytes(), token.special);
