@@ -123,3 +123,35 @@ def test_checkpoints_travel_in_parts(tmp_path):
     run(GPU / "models.sh", "pack", checkpoint, tmp_path / "parts")
     run(GPU / "models.sh", "keep", tmp_path / "parts", tmp_path / "store")
     assert (tmp_path / "store" / "a-model" / "weights").read_bytes() == (checkpoint / "weights").read_bytes()
+
+
+def test_plans_are_compared_with_what_is_taken(roomy, tmp_path):
+    report = tmp_path / "plan.json"
+    table = run(
+        sys.executable, GPU / "plan_check.py", "--bin", BIN, "--model", roomy, "--json", report, "--", "--device", "cpu",
+    )  # fmt: skip
+    assert "WRONG" not in table and table.count(" ok\n") == 12
+    figures = json.loads(report.read_text())["figures"]
+    assert figures["plan_card_weights_share"] == figures["plan_few_kv_share"] == 1.0
+
+
+def test_a_made_up_checkpoint_starts_and_its_phases_are_told(roomy, tmp_path):
+    made = tmp_path / "made"
+    run(EXAMPLES / "make_checkpoint", "--model-path", roomy, "--out", made)
+    original = roomy / "model.safetensors"
+    assert abs((made / original.name).stat().st_size - original.stat().st_size) < 4096  # headers differ
+    again = tmp_path / "again"
+    run(EXAMPLES / "make_checkpoint", "--model-path", roomy, "--out", again)
+    assert (made / original.name).read_bytes() == (again / original.name).read_bytes()
+    report = tmp_path / "start.json"
+    table = run(
+        sys.executable, GPU / "start_check.py", "--bin", BIN, "--model", made, "--most", 60, "--json", report,
+        "--", "--device", "cpu",
+    )  # fmt: skip
+    figures = json.loads(report.read_text())["figures"]
+    assert 0 < figures["start_repack_s"] < figures["start_ready_s"] < figures["start_s"] + 1
+    assert "repack" in table and "ready after" in table
+    run(
+        sys.executable, GPU / "start_check.py", "--bin", BIN, "--model", made, "--most", 0.0001, "--", "--device", "cpu",
+        code=1,
+    )  # fmt: skip

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use text_generation_launcher::args::{Args, Command, Invocation, parse};
 use text_generation_launcher::convert::{self, ConvertArgs};
 use text_generation_launcher::download::{self, DownloadArgs};
-use text_generation_launcher::programs::Companion;
 use text_generation_launcher::plan::{self, PlanArgs};
+use text_generation_launcher::programs::Companion;
 use text_generation_launcher::{launch, logging};
 
 fn main() -> ExitCode {

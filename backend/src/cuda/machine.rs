@@ -98,3 +98,55 @@ impl Machine for GpuMachine {
         sizes::plan(&mut self.places, config, budget, rest).map(|(_, plan)| plan)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Quantization;
+    use crate::weights::DummyWeights;
+    use serde_json::json;
+
+    /// Qwen-14B-Chat's dimensions, plain or in 4-bit AWQ.
+    fn qwen(quantized: bool) -> ModelConfig {
+        let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true});
+        let json = json!({
+            "architectures": ["QWenLMHeadModel"], "hidden_size": 5120, "intermediate_size": 27392, "kv_channels": 128,
+            "max_position_embeddings": 8192, "num_attention_heads": 40, "num_hidden_layers": 40, "seq_length": 2048,
+            "tie_word_embeddings": false, "vocab_size": 152_064,
+            "quantization_config": if quantized { awq } else { json!(null) },
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
+        ModelConfig::from_dir(dir.path(), None).unwrap()
+    }
+
+    /// integration-tests/gpu/results/2026-11-23-H100.json: what an H100 of 79.1 GiB then took.
+    #[test]
+    fn a_plan_without_a_gpu_is_what_an_h100_took() {
+        let config = qwen(true);
+        let mut machine = GpuMachine::given(&config, (79.1 * 1024.0 * 1048576.0) as usize, 1.0).unwrap();
+        let weights = machine.weight_bytes(&config, &DummyWeights::new(&config)).unwrap();
+        assert_eq!(format!("{:.4}", weights as f64 / f64::from(1 << 30)), "9.0032");
+        let budget = Budget {
+            max_step_tokens: 4096 + 128,
+            max_step_rows: 128,
+            max_batch_total_tokens: 0,
+            max_total_tokens: 8192,
+        };
+        let plan = machine.plan(&config, &budget, weights).unwrap();
+        let share = plan.kv_bytes as f64 / 73_610_035_200.0;
+        assert!((0.99..=1.01).contains(&share), "{plan:?}");
+        assert!(plan.workspace_bytes < 633_363_712, "graphs took the rest: {plan:?}");
+        assert_eq!(machine.plan(&config, &budget, weights).unwrap(), plan, "planning leaves nothing behind");
+    }
+
+    #[test]
+    fn dense_layers_take_their_float16_and_biases() {
+        let config = qwen(false);
+        assert_eq!(config.quantization, Quantization::None);
+        let mut machine = GpuMachine::given(&config, 80 << 30, 1.0).unwrap();
+        let weights = machine.weight_bytes(&config, &DummyWeights::new(&config)).unwrap();
+        let layer = 5120 * 15_360 + 5120 * 5120 + 5120 * 27_392 + 13_696 * 5120 + 15_360 + 2 * 5120;
+        assert_eq!(weights, 2 * (40 * layer + 5120 + 2 * 152_064 * 5120));
+    }
+}

@@ -46,7 +46,11 @@ impl ModelFacts {
 fn positions(config: &Value) -> Option<Positions> {
     let fields = ["max_position_embeddings", "max_seq_len", "n_positions"];
     let (field, limit) = fields.into_iter().find_map(|field| Some((field, config.get(field)?.as_u64()?)))?;
-    let extendable = config.get("rope_scaling").is_some_and(Value::is_object);
+    // Newer files keep base and scaling together.
+    let kind =
+        config.get("rope_parameters").and_then(|section| section.get("rope_type")).and_then(Value::as_str);
+    let extendable = config.get("rope_scaling").is_some_and(Value::is_object)
+        || kind.is_some_and(|kind| kind != "default");
     Some(Positions { limit, field, extendable })
 }
 
@@ -113,6 +117,14 @@ mod tests {
             (
                 json!({"max_position_embeddings": 32768, "rope_scaling": {"type": "yarn"}}),
                 Some((32768, true)),
+            ),
+            (
+                json!({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "linear", "factor": 2}}),
+                Some((4096, true)),
+            ),
+            (
+                json!({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "default"}}),
+                Some((4096, false)),
             ),
             (json!({"n_positions": 1024}), Some((1024, false))),
             (json!({"max_position_embeddings": "many"}), None),

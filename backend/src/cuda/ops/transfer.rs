@@ -90,13 +90,16 @@ fn element_bytes(tensor: &Tensor) -> usize {
 fn fill_in_parts(tensor: &Tensor, first: usize, to: &mut [u8], finite: bool) -> Result<(), LoadError> {
     let size = element_bytes(tensor);
     let part = to.len().div_ceil(READERS).max(PART_BYTES).next_multiple_of(4096);
-    let parts = to.chunks_mut(part).enumerate().map(|(i, to)| (first + i * part / size, to));
+    let parts: Vec<_> =
+        to.chunks_mut(part).enumerate().map(|(i, to)| (first + i * part / size, to)).collect();
     if parts.len() <= 1 {
-        return parts.map(|(first, to)| fill(tensor, first, to, finite)).collect();
+        return parts.into_iter().try_for_each(|(first, to)| fill(tensor, first, to, finite));
     }
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            parts.map(|(first, to)| scope.spawn(move || fill(tensor, first, to, finite))).collect();
+        let threads: Vec<_> = parts
+            .into_iter()
+            .map(|(first, to)| scope.spawn(move || fill(tensor, first, to, finite)))
+            .collect();
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| Err(damaged(tensor, "could not be read".to_owned())))
         })
