@@ -70,6 +70,11 @@ impl Pack for Tensors {
                 LinearWeight::Awq { qweight, qzeros, scales, .. } => {
                     [qweight, qzeros, scales].into_iter().for_each(|tensor| self.add(tensor));
                 }
+                LinearWeight::Other(_) => {
+                    let detail =
+                        format!("layer `{}`: only AWQ's gemm layout and plain layers are made up", part.name);
+                    return Err(LoadError::Unsupported(detail));
+                }
             }
             part.bias.iter().for_each(|bias| self.add(bias));
         }

@@ -99,10 +99,7 @@ impl Places {
             return self.dense(parts);
         }
         let group = int4_group(parts)?;
-        let (k, n) = (
-            parts[0].int4().map_or(0, |shape| shape.rows),
-            out_features(parts),
-        );
+        let (k, n) = (parts[0].int4().map_or(0, |shape| shape.rows), out_features(parts));
         let tiles = self.weights.take("weights", int4_bytes(k, n, group)?)?;
         let weight = sys::QuernInt4 {
             tiles: pointer(tiles),

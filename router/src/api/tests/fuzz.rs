@@ -12,11 +12,11 @@ use super::super::platforms::VertexRequest;
 use super::super::tgi::request::GenerateRequest;
 use super::super::tokenize::{DetokenizeRequest, VllmText};
 use super::super::vllm::VllmRequest;
-use crate::tools::{Function, ToolChoice, ToolEvent, ToolParser, Toolbox};
 use crate::text::testing::{
     byte_level, byte_level_file, message, metaspace, metaspace_file, tiktoken, tiktoken_file, with_files,
 };
 use crate::text::{ChatTemplate, Detokenizer, StopMatcher, Tokenizer, ToolStyle};
+use crate::tools::{Function, ToolChoice, ToolEvent, ToolParser, Toolbox};
 
 /// Executions of one target.
 pub fn executions() -> u64 {
