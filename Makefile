@@ -44,7 +44,8 @@ test-clients: build $(VENV) $(LEGACY) $(LITELLM)
 test-openapi: build $(VENV)
 	QUERN_SCHEMATHESIS_EXAMPLES=200 $(VENV) -m pytest integration-tests/test_openapi.py -q
 
-# Random input against everything that reads a client's bytes or a model's files: 3 million executions a target.
+# Random input against everything that reads a client's bytes or a model's files: 3 million executions a target, a
+# hundredth of it of grammars, which are compiled.
 fuzz:
 	QUERN_FUZZ=3000000 cargo test --release -p text-generation-router -p text-generation-backend --lib fuzz
 

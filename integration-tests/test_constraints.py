@@ -5,8 +5,10 @@ not, greedy or sampled. Bad constraints are refused beside a running generation 
 """
 
 import json
+import os
 import random
 import re
+import signal
 import statistics
 import threading
 import time
@@ -221,6 +223,31 @@ def test_grammars_can_be_switched_off(models):
         reply = requests.post(f"{server.url}/generate", json=body, timeout=60)
         assert reply.status_code == 422
         assert reply.json() == {"error": "Input validation error: grammar is not supported", "error_type": "validation"}
+
+
+def test_a_killed_shard_changes_no_constrained_answer(models):
+    """A constraint goes on where it was: each stream ends as it does when nothing happens."""
+    from server import Server, until
+    from test_recovery import Stream, shard_pid
+
+    items = {"type": "string", "minLength": 5, "maxLength": 30}
+    grammars = [
+        {"type": "json", "value": {"type": "array", "items": items, "minItems": 6, "maxItems": 6}},
+        {"type": "regex", "value": r"([A-Z][a-z]{3,9} ){24}end"},
+    ]
+    sampled = {"do_sample": True, "seed": 3}
+    parameters = [{"grammar": grammar, **more} for grammar in grammars for more in ({}, sampled)]
+    bodies = [{"inputs": "Names:", "parameters": {"max_new_tokens": 120, "details": True, **p}} for p in parameters]
+    with Server("--model-id", models.smollm2_awq()) as server:
+        alone = [server.post("/generate", body).json() for body in bodies]
+        streams = [Stream(server, body) for body in bodies]
+        until(lambda: all(len(stream.events) > 4 for stream in streams), 60, "every stream has begun")
+        os.kill(until(lambda: shard_pid(server), 5, "a shard"), signal.SIGKILL)
+        assert not all(stream.done() for stream in streams)
+        for stream, expected in zip(streams, alone, strict=True):
+            stream.join(120)
+            assert stream.events[-1]["generated_text"] == expected["generated_text"]
+            assert stream.events[-1]["details"]["finish_reason"] == expected["details"]["finish_reason"]
 
 
 def test_a_constraint_costs_little(smollm2):
