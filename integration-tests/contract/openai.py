@@ -1,5 +1,6 @@
-"""Sections 1.14, 1.15: OpenAI's routes without tools and response_format, which have tests of their own."""
+"""Sections 1.14, 1.15: OpenAI's routes. What response_format does to an answer is tested elsewhere."""
 
+import json
 import re
 
 from .errors import refused
@@ -38,6 +39,27 @@ def chunks(check):
         return done == "[DONE]" and check(data)
 
     return judge
+
+
+CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"], "additionalProperties": False}
+TOOLS = [{"type": "function", "function": {"name": name, "description": "d", "parameters": CITY}} for name in ("weather", "time")]
+NAMED = {"type": "function", "function": {"name": "weather"}}
+CALL_ID = re.compile("call_[0-9a-f]{24}")
+
+
+def called(finish_reason, call_id, name="weather"):
+    """A whole answer that is one call and nothing else."""
+    function = {"name": name, "arguments": re.compile(r'\{"city": "(Paris|Rome)"\}')}
+    message = {"role": "assistant", "content": None, "tool_calls": [{"index": ABSENT, "id": call_id, "type": "function", "function": function}]}
+    return {"choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}]}
+
+
+def tool_error(text):
+    return {"error_type": "tool_error", "error": {"message": "Tool error: " + text, "type": "invalid_request_error"}}
+
+
+def deltas(data):
+    return [call for d in data for c in d["choices"] for call in c["delta"].get("tool_calls", [])]
 
 
 def finish(data):
@@ -116,6 +138,34 @@ ROWS = [
          json={"error": {"message": refused("`presence_penalty` must be >= -2.0 and <= 2.0")["error"]}}),
     chat("1.15 n above the limit", n=5, status=422, json={"error": {"message": refused("`n` must be > 0 and <= 4. Given: 5")["error"]}}),
     chat("1.15 n 0", n=0, status=422),
+    # 1.15: tools
+    *chat("10.13 a named tool", tools=TOOLS, tool_choice=NAMED, json=called("tool_calls", CALL_ID)).also(json=called("stop", "0")),
+    *chat("10.13 a tool by its name alone", tools=TOOLS, tool_choice="time", json=called("tool_calls", CALL_ID, "time")).also(json=called("stop", "0", "time")),
+    *chat("10.13 a required tool", tools=TOOLS[:1], tool_choice="required", json=called("tool_calls", CALL_ID)).also(json=called("stop", "0")),
+    chat("1.15 TGI's key arguments for parameters", tools=[{"type": "function", "function": {"name": "weather", "arguments": CITY}}], tool_choice=NAMED,
+         json={"choices": [{"message": {"tool_calls": [{"function": {"arguments": re.compile(r'\{"city": "(Paris|Rome)"\}')}}]}}]}),
+    chat("10.13 a streamed call names itself once", tools=TOOLS, tool_choice=NAMED, stream=True,
+         text=chunks(lambda d: [c["function"].get("name") for c in deltas(d)] == ["weather"] + [None] * (len(deltas(d)) - 1))),
+    chat("10.13 a streamed call has one index and its id first", tools=TOOLS, tool_choice=NAMED, stream=True,
+         text=chunks(lambda d: {c["index"] for c in deltas(d)} == {0} and ["id" in c for c in deltas(d)] == [True] + [False] * (len(deltas(d)) - 1))),
+    chat("10.13 streamed arguments are JSON", tools=TOOLS, tool_choice=NAMED, stream=True,
+         text=chunks(lambda d: json.loads("".join(c["function"]["arguments"] for c in deltas(d)))["city"] in ("Paris", "Rome"))),
+    *chat("10.13 a stream of calls has a finish_reason", tools=TOOLS, tool_choice=NAMED, stream=True, text=chunks(lambda d: finish(d) == ["tool_calls"])).also(
+          text=chunks(lambda d: finish(d) == ["stop"])),
+    chat("1.15 tool_choice none drops the tools", tools=TOOLS, tool_choice="none", json={**content(TEXT), "usage": USAGE}),
+    chat("1.15 no tools", tools=[], tool_choice="auto", json=content(TEXT)),
+    chat("1.15 tools null", tools=None, tool_choice=None, tool_prompt="", json=content(TEXT)),
+    chat("1.15 a tool's result in the history", [*MESSAGES, {"role": "assistant", "tool_calls": [{"id": "0", "type": "function", "function": {"name": "time", "arguments": {}}}]},
+         {"role": "tool", "content": "noon", "tool_call_id": "0"}], tools=TOOLS, max_tokens=2, json={"usage": {"completion_tokens": int}}),
+    chat("1.15 an unknown tool", tools=TOOLS, tool_choice="rain", status=422, json=tool_error("Tool with name rain not found")),
+    chat("1.15 an unknown tool as an object", tools=TOOLS, tool_choice={"type": "function", "function": {"name": "rain"}}, status=422,
+         json=tool_error("Tool with name rain not found")),
+    chat("1.15 tools and a grammar", tools=TOOLS, response_format={"type": "json_object", "value": CITY}, status=422,
+         json=tool_error("Grammar and tools are mutually exclusive")),
+    chat("1.15 a tool that is no function", tools=[{"type": "custom", "custom": {"name": "x"}}], status=422,
+         json=tool_error("`tools[0]` is of type `custom`, but only functions can be called")),
+    chat("1.15 a call without a function in the history", [*MESSAGES, {"role": "assistant", "tool_calls": [{"id": "0"}]}], status=422,
+         json={"error": {"message": lambda m: "`messages[1].tool_calls[0]`" in m}}),
     # 1.14
     complete("1.14 object", json={"object": "text_completion", "created": int, "system_fingerprint": FINGERPRINT, "model": str}),
     *complete("10.12 ids of completions", json={"id": ID["text"]}).also(json={"id": ""}),
