@@ -90,11 +90,13 @@ def test_a_hub_without_ranges_and_one_that_lies(hub, tmp_path):
 
 
 def test_what_does_not_fit_is_said(models):
-    flags = ("--model-id", models.tiny_v1_awq(), "--device", "cpu", "--memory-gib", 0.002)
-    code, out, error = plan(*flags, "--max-total-tokens", 512)
+    flags = ("--model-id", models.tiny_v1_awq(), "--device", "cpu")
+    code, out, error = plan(*flags, "--memory-gib", 0.0012, "--max-total-tokens", 512)
     assert code == 1 and "does not fit: " in out and error.startswith("Error: "), (out, error)
-    for wrong in (("--memory-gib", -1), ("--gpu-memory-gib", 80), ("--max-total-tokens", 10**6)):
-        code, out, error = plan(*flags, *wrong) if wrong[0] != "--memory-gib" else plan(*flags[:4], *wrong)
-        assert code in (1, 2) and error, wrong
+    for wrong in (("--memory-gib", 0), ("--gpu-memory-gib", 80), ("--max-total-tokens", 10**6)):
+        code, out, error = plan(*flags, *wrong)
+        assert (code, out) == (1, "") and error.startswith("Error: ") and wrong[0].strip("-").replace("-", "_") in (
+            error.replace("-", "_")
+        ), (wrong, error)
     code, out, error = plan()
     assert code == 1 and "needs --model-id" in error
