@@ -182,7 +182,7 @@ fn vocabularies() {
     for i in 0..executions() / 20 {
         let (name, sound) = &files[i as usize % files.len()];
         let file = String::from_utf8_lossy(&mutate(&mut random, &[sound])).into_owned();
-        let tokenizer = with_files(&[(name, &file)], |dir| Tokenizer::from_dir(dir));
+        let tokenizer = with_files(&[(name, &file)], Tokenizer::from_dir);
         let Ok(tokenizer) = tokenizer else { continue };
         n_read += 1;
         let Ok(encoding) = tokenizer.encode("hello wor\u{e9}", true) else { continue };
