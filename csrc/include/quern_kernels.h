@@ -97,6 +97,20 @@ typedef struct QuernFill {
 
 int32_t quern_fill(const QuernDevice *device, const QuernFill *args, void *stream);
 
+/* Runs of bytes that a later kernel will read: runs of `run_bytes` at data, data + stride, ... A kernel that is given one
+ * asks for them to be brought to L2 when it has asked for all of its own input, so that memory is not idle while it ends
+ * and the next one begins. They are only read, and nothing is lost if they never arrive. sm_90 alone; elsewhere ignored. */
+typedef struct QuernPrefetch {
+  const void *data;   /* 16-byte aligned; NULL: nothing */
+  uint64_t stride;    /* bytes, multiple of 16 */
+  uint32_t run_bytes; /* multiple of 16 */
+  uint32_t runs;
+} QuernPrefetch;
+
+/* About `bytes` of a packed matrix (all of it, if it is smaller), spread over its width: every kernel's blocks find their
+ * share of them. */
+QuernPrefetch quern_int4_prefetch(const QuernInt4 *weight, uint64_t bytes);
+
 typedef enum QuernEpilogue {
   QUERN_STORE_F16 = 0,   /* out fp16 [M, N] = y + bias, finite values held to +-65504 */
   QUERN_STORE_F32 = 1,   /* out fp32 [M, N] = y + bias */
@@ -116,6 +130,7 @@ typedef struct QuernLinear {
   int32_t ldx;      /* elements, multiple of 8, >= k */
   int32_t ldo;      /* elements, >= columns of out */
   int32_t epilogue; /* QuernEpilogue */
+  QuernPrefetch prefetch;
 } QuernLinear;
 
 /* Decode: M = 1..16. A row's result depends on that row alone, bit for bit, whatever M is. */
@@ -303,20 +318,23 @@ typedef struct QuernDecodeShape {
 } QuernDecodeShape;
 
 /* Decode's list of work, made on the host for a step (the same for all layers) and copied to the device: how each
- * sequence is cut along its tokens depends on its own length, the model, the device and whether n_spans <= 2.
+ * sequence is cut along its tokens depends on its own length, the model, the device and whether n_spans is up to 2, 8, 16
+ * or more.
  * `positions` (host): as in QuernSpans. `plan` (host) has room for quern_decode_plan_ints; on the device it is 32-byte aligned. Returns the number
  * of items, or -1 if the shape is not supported or a sequence is longer than max_tokens. */
 int32_t quern_decode_plan(const QuernDevice *device, const QuernDecodeShape *shape, const int32_t *positions,
                           int32_t *plan);
 int32_t quern_decode_plan_ints(const QuernDevice *device, const QuernDecodeShape *shape);
 
-/* Bytes of workspace, 256-byte aligned. Its first 4 n_spans n_kv_heads bytes must be zero once; kernels leave them so. */
+/* Bytes of workspace, 256-byte aligned, and of its counters: so many first bytes must be zero once; kernels leave them so.
+ * Counters of launches with fewer spans may be any part of those of more. */
 uint64_t quern_decode_workspace(const QuernDevice *device, const QuernDecodeShape *shape);
+uint64_t quern_decode_counter_bytes(const QuernDecodeShape *shape);
 
 /* Decode: one row a span (n_rows is not read). Takes qkv as the linear layer left it: adds the bias, rotates, writes k
- * and v to the cache and attends, in one launch. A row's result depends on its sequence alone, bit for bit, within
- * n_spans <= 2 and beyond. The grid is
- * fixed by n_spans and max_tokens; lengths and work are read from device memory, so a captured launch serves every step.
+ * and v to the cache and attends, in one launch. A row's result depends on its sequence alone, bit for bit, within n_spans
+ * up to 2, up to 8, up to 16 and beyond. The grid is fixed by n_spans and max_tokens; lengths and work are read from device
+ * memory, so a captured launch serves every step.
  * Rows of padding spans are not written. Reads the plan, first_row, block_tables and the cached tokens before the kernel
  * in front of it has ended: they must be complete before that one starts, as they are when an earlier step or a copy at
  * the start of this one wrote them. */

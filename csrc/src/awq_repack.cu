@@ -6,6 +6,8 @@
 // eight lanes of the packed order.
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "common/launch.h"
 #include "layout.h"
 
@@ -121,6 +123,17 @@ int32_t check(const QuernAwqSource *source, const QuernInt4 *packed) {
 
 extern "C" uint64_t quern_int4_bytes(int32_t k, int32_t n, int32_t group) {
   return quern::int4_shape_ok(k, n, group) ? quern::int4_bytes(k, n, group) : 0;
+}
+
+extern "C" QuernPrefetch quern_int4_prefetch(const QuernInt4 *weight, uint64_t bytes) {
+  using namespace quern;
+  if (weight == nullptr || weight->tiles == nullptr || bytes == 0) return {};
+  const uint64_t all = quern_int4_bytes(weight->k, weight->n, weight->group);
+  const uint64_t n_tiles = ceil_div(weight->n, kTileN), column = all / n_tiles;  // bytes: less than 2^32 for every k
+  if (all == 0) return {};
+  const uint64_t every = bytes >= all ? 1 : std::min(n_tiles, (all + bytes - 1) / bytes);
+  const uint8_t *last = static_cast<const uint8_t *>(weight->tiles) + (every - 1) * column;
+  return {last, every * column, uint32_t(column), uint32_t(n_tiles / every)};
 }
 
 extern "C" int32_t quern_awq_repack(const QuernAwqSource *source, const QuernInt4 *packed, void *stream) {

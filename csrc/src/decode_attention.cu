@@ -1,7 +1,7 @@
 // Split-KV paged attention of decode, with the bias, the rotation and the cache write of the new token in front. Called
 // once a layer. Limited by memory: every byte of K and V is read once.
 //
-// An item of the plan is a run of one sequence's tokens; a block takes (item, KV head) pairs in steps of the grid, its
+// An item of the plan is a run of one sequence's tokens; a block takes (item, KV head) pairs as it comes to them, its
 // warps 16 tokens at a time. The newest token comes from shared memory, so that everything else can be fetched before
 // the kernel in front has ended, and the next pair's first tokens while this one's warps are merged. Warps are merged
 // in order. A sequence of several items leaves partial results in the workspace, and the block that arrives last sums
@@ -9,8 +9,9 @@
 #include "attention/check.h"
 #include "attention/decode_plan.h"
 #include "attention/decode_tile.cuh"
-#include "common/grid.cuh"
 #include "attention/rotate.cuh"
+#include "common/grid.cuh"
+#include "device.h"
 
 namespace quern {
 namespace {
@@ -23,6 +24,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 struct Params {
   QuernAttention a;
   const int32_t *plan;
+  int32_t *given;    // pairs given out beyond two a block; behind it: blocks that have ended. 0 between launches
   int32_t *arrived;  // [n_spans, n_kv_heads] blocks that have left their partial result; 0 between launches
   float2 *weights;   // [slots, n_heads] (maximum, sum)
   float *partial;    // [slots, n_heads, head_dim]
@@ -46,6 +48,7 @@ struct Shared {
   float out[kWarps][kMaxQueries][kHeadDim];
   float max[kWarps][kMaxQueries];
   float sum[kWarps][kMaxQueries];
+  int next[2];  // the pair after this one, and the one after that, by turns
   bool is_last;
 };
 
@@ -266,11 +269,16 @@ __device__ __forceinline__ void merge_splits(const Params &p, const Work &work, 
   }
 }
 
+/// Every block's last act, by one thread: the last of all resets the counters.
+__device__ __forceinline__ void end_block(const Params &p) {
+  if (atomicAdd(p.given + 1, 1) == int(gridDim.x) - 1) p.given[0] = p.given[1] = 0;
+}
+
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kernel(const Params p) {
   __shared__ Shared<kHeadDim> shared;
   // The plan, the tables and the tokens before the newest were complete before this step's first kernel.
-  const int n_queries = p.a.n_heads / p.a.cache.n_kv_heads;
+  const int n_queries = p.a.n_heads / p.a.cache.n_kv_heads, n_blocks = gridDim.x;
   const int n_work = __ldg(p.plan) * p.a.cache.n_kv_heads;
   int index = blockIdx.x;
   if (p.early) allow_next_kernel();
@@ -279,36 +287,57 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
     wait_for_previous_kernel();
     return;
   }
+  // A block's first two pairs are fixed, so that little work needs no counting. From there on blocks take what is next:
+  // memory does not serve all multiprocessors equally.
+  const bool counts = n_work > 2 * n_blocks;
   Work work = load_work(p, index);
   DecodeTile<kHeadDim> tile;
   int my_block = walk_item(p, work, tile);
   for (int i = threadIdx.x; i < kMaxQueries * DecodeTile<kHeadDim>::kQueryStride; i += kThreads) {
     shared.queries[i] = __half();
   }
+  if (threadIdx.x == 0) shared.next[0] = index + n_blocks;
   __syncthreads();
   wait_for_previous_kernel();
   if (!p.early) allow_next_kernel();
-  while (true) {
+  for (int turn = 0;; turn ^= 1) {
     enter_row(p, work, shared);
     __syncthreads();
+    index = shared.next[turn];
+    int after = n_work;
+    if (threadIdx.x == 0 && counts && index < n_work) after = 2 * n_blocks + atomicAdd(p.given, 1);
     tile.start();
     attend(p, work, my_block, shared, tile);
     leave(tile, n_queries, shared);
     const Work done = work;
-    index += gridDim.x;
     if (index < n_work) {
       work = load_work(p, index);
       my_block = walk_item(p, work, tile);
     }
+    if (threadIdx.x == 0) shared.next[turn ^ 1] = after;
     __syncthreads();
     merge_warps(p, done, n_queries, shared);
     if (done.n_splits > 1) merge_splits(p, done, n_queries, shared);
-    if (index >= n_work) return;
+    if (index >= n_work) break;
   }
+  if (counts && threadIdx.x == 0) end_block(p);
 }
 
 /// Sequences up to which the next layer's weights may come in beside the cache: with more, its blocks are in the way.
 constexpr int kEarlySpans = 8;
+
+/// Shared memory that the blocks of a multiprocessor need, in percent of what it has: the rest is L1, through which all of
+/// K and V comes. Left to itself a multiprocessor keeps what the matrix product before had it set up for, nearly no L1.
+template <int kHeadDim>
+int32_t leave_room_for_l1() {
+  cudaDeviceProp properties;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || cudaGetDeviceProperties(&properties, device) != cudaSuccess) return QUERN_NO_DEVICE;
+  const size_t needed = kBlocksPerSm * (sizeof(Shared<kHeadDim>) + properties.reservedSharedMemPerBlock);
+  const int percent = int((100 * needed + properties.sharedMemPerMultiprocessor - 1) / properties.sharedMemPerMultiprocessor);
+  return cudaFuncSetAttribute(decode_attention_kernel<kHeadDim>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              percent) == cudaSuccess ? QUERN_OK : QUERN_UNSUPPORTED;
+}
 
 SplitPolicy split_policy(const QuernDevice &device, const QuernDecodeShape &shape) {
   return {device.sm_count * kBlocksPerSm, shape.n_kv_heads, shape.n_spans};
@@ -326,15 +355,25 @@ int max_items(const QuernDevice &device, const QuernDecodeShape &shape) {
 struct Workspace {
   uint64_t weights, partial, total;
 };
+constexpr int kBlockCounters = 2;
 constexpr uint64_t round_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+uint64_t counter_bytes(const QuernDecodeShape &shape) {
+  return round_up((kBlockCounters + uint64_t(shape.n_spans) * shape.n_kv_heads) * sizeof(int32_t));
+}
 Workspace workspace(const QuernDevice &device, const QuernDecodeShape &shape) {
   const uint64_t results = uint64_t(max_items(device, shape)) * shape.n_heads;
-  const uint64_t weights = round_up(uint64_t(shape.n_spans) * shape.n_kv_heads * sizeof(int32_t));
+  const uint64_t weights = counter_bytes(shape);
   const uint64_t partial = weights + round_up(results * sizeof(float2));
   return {weights, partial, partial + round_up(results * shape.head_dim * sizeof(float))};
 }
 
 }  // namespace
+
+int32_t decode_attention_prepare() {
+  const int32_t status = leave_room_for_l1<64>();
+  return status == QUERN_OK ? leave_room_for_l1<128>() : status;
+}
+
 }  // namespace quern
 
 using namespace quern;
@@ -355,6 +394,10 @@ extern "C" uint64_t quern_decode_workspace(const QuernDevice *device, const Quer
   return decode_shape_ok(*shape) ? workspace(*device, *shape).total : 0;
 }
 
+extern "C" uint64_t quern_decode_counter_bytes(const QuernDecodeShape *shape) {
+  return decode_shape_ok(*shape) ? counter_bytes(*shape) : 0;
+}
+
 extern "C" int32_t quern_decode_attention(const QuernDevice *device, const QuernAttention *args, const int32_t *plan,
                                           void *space, int32_t max_tokens, void *stream) {
   const QuernDecodeShape shape = {args->spans.n_spans, max_tokens, args->n_heads, args->cache.n_kv_heads,
@@ -366,6 +409,7 @@ extern "C" int32_t quern_decode_attention(const QuernDevice *device, const Quern
   const Params params = {*args,
                          plan,
                          reinterpret_cast<int32_t *>(bytes),
+                         reinterpret_cast<int32_t *>(bytes) + kBlockCounters,
                          reinterpret_cast<float2 *>(bytes + parts.weights),
                          reinterpret_cast<float *>(bytes + parts.partial),
                          kLog2E / sqrtf(static_cast<float>(shape.head_dim)),

@@ -47,6 +47,7 @@ extern "C" int32_t quern_device_open(int32_t ordinal, QuernDevice *device) {
   if (device->compute_capability < 80) return QUERN_UNSUPPORTED;
   int32_t status = int4_decode_prepare(*device);
   if (status == QUERN_OK) status = head_decode_prepare(*device);
+  if (status == QUERN_OK) status = decode_attention_prepare();
   if (status == QUERN_OK) status = prefill_attention_prepare(*device);
   if (status == QUERN_OK) status = sample_prepare(*device);
   if (status == QUERN_OK) status = int4_prefill_prepare(*device);

@@ -11,6 +11,7 @@ namespace quern {
 int32_t int4_decode_prepare(const QuernDevice &device);
 int32_t int4_decode_max_clusters(int32_t size, int32_t smem_bytes);
 int32_t head_decode_prepare(const QuernDevice &device);
+int32_t decode_attention_prepare();
 int32_t prefill_attention_prepare(const QuernDevice &device);
 int32_t sample_prepare(const QuernDevice &device);
 int32_t int4_prefill_prepare(const QuernDevice &device);

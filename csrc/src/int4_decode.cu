@@ -118,6 +118,7 @@ extern "C" int32_t quern_int4_linear_decode(const QuernDevice *device, const Que
   params.ldo = args->ldo;
   params.pair_stride = w.pair_stride;
   params.epilogue = args->epilogue;
+  params.prefetch = args->prefetch;
   const Variant variant = find_variant(args->m, w.group, params.plan.portable);
   const LaunchShape shape = {unsigned(params.plan.groups * params.plan.split), unsigned(variant.threads),
                              unsigned(params.plan.smem_bytes),

@@ -132,6 +132,7 @@ int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const
   params.epilogue = args.epilogue;
   const bool f16_out = args.epilogue == QUERN_STORE_F16 || args.epilogue == QUERN_SILU_MUL_F16;
   params.wide_stores = args.ldo % (f16_out ? 8 : 4) == 0 && is_aligned(args.out, 16);
+  params.prefetch = args.prefetch;
   params.plan = choice.plan;
   return choice.portable ? launch_portable_prefill(device, params, stream) : launch_hopper_prefill(device, params, stream);
 }

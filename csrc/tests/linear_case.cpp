@@ -93,8 +93,9 @@ std::vector<uint8_t> LinearCase::run(const LinearKernel &kernel, int m, uint32_t
   if (shape_.epilogue == QUERN_ADD_F32) {
     CUDA_OK(cudaMemcpy2D(out.data(), stride, residual_.data(), row_bytes, row_bytes, m, cudaMemcpyHostToDevice));
   }
-  const QuernLinear args = {weight(), x_->data(), bias_ ? bias_->data() : nullptr, out.data(), nullptr, m, ldx_, ldo_,
-                            shape_.epilogue};
+  const QuernInt4 matrix = weight();
+  const QuernLinear args = {matrix, x_->data(), bias_ ? bias_->data() : nullptr, out.data(), nullptr, m, ldx_, ldo_,
+                            shape_.epilogue, quern_int4_prefetch(&matrix, 1 << 18)};
   STATUS_OK(kernel(args));
   CUDA_OK(cudaDeviceSynchronize());
   const std::vector<uint8_t> rows = out.download<uint8_t>();
@@ -133,7 +134,7 @@ void LinearCase::expect_right(const std::vector<uint8_t> &out, int m, Checks &ch
 
 std::vector<float> LinearCase::run_rows(const LinearKernel &kernel, const std::vector<Half> &x, int m, Checks &checks) {
   DeviceBuffer rows(x), out(size_t(m) * shape_.n * 4);
-  const QuernLinear args = {weight(), rows.data(), nullptr, out.data(), nullptr, m, shape_.k, shape_.n, QUERN_STORE_F32};
+  const QuernLinear args = {weight(), rows.data(), nullptr, out.data(), nullptr, m, shape_.k, shape_.n, QUERN_STORE_F32, {}};
   STATUS_OK(kernel(args));
   CUDA_OK(cudaDeviceSynchronize());
   checks.expect(out.guards_intact(), name() + " guards");

@@ -21,7 +21,7 @@ void run(const QuernDevice &device, const AttentionCase &c, const AttentionDims 
   checks.expect(n_items >= 0 && size_t(8 + 8 * n_items) <= plan.size(), c.name() + " plan");
   const DeviceBuffer d_plan(plan);
   DeviceBuffer space(quern_decode_workspace(&device, &shape), poison);
-  const size_t counters = size_t(l.n_spans) * dims.n_kv_heads * 4;
+  const size_t counters = quern_decode_counter_bytes(&shape);
   CUDA_OK(cudaMemset(space.data(), 0, counters));
   const QuernAttention args = c.args(l.first_span, l.n_spans);
   STATUS_OK(quern_decode_attention(&device, &args, static_cast<int32_t *>(d_plan.data()), space.data(), l.max_tokens, nullptr));

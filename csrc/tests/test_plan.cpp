@@ -1,5 +1,6 @@
 // The decode GEMM's cut over blocks, on the host alone: for many shapes and devices every unit has one owner, everything
 // fits, and nothing that orders a sum depends on M or N.
+#include <algorithm>
 #include <string>
 
 #include "int4_decode/make_plan.h"
@@ -47,11 +48,32 @@ void check_plan(Checks &checks, const QuernDevice &device, const QuernInt4 &weig
   checks.expect(columns == plan.n_tiles && k_tiles == plan.k_tiles, name, "not every unit has an owner");
 }
 
+/// What is brought to L2 ahead lies within the matrix and is about as much as asked for.
+void check_prefetch(Checks &checks, int k, int n, int group, uint64_t bytes) {
+  const uint64_t all = quern_int4_bytes(k, n, group), column = all / ceil_div(n, kTileN);
+  const uintptr_t tiles = 1 << 20;  // never read
+  const QuernInt4 weight = {reinterpret_cast<const void *>(tiles), k, n, group, 0};
+  const QuernPrefetch wanted = quern_int4_prefetch(&weight, bytes);
+  const std::string name = "prefetch k=" + std::to_string(k) + " n=" + std::to_string(n) + " of " + std::to_string(bytes);
+  const uintptr_t first = reinterpret_cast<uintptr_t>(wanted.data);
+  checks.expect(wanted.run_bytes % 16 == 0 && wanted.stride % 16 == 0 && first % 16 == 0, name, "alignment");
+  checks.expect(wanted.runs > 0 && first >= tiles &&
+                    first + (wanted.runs - 1) * wanted.stride + wanted.run_bytes <= tiles + all, name, "outside the matrix");
+  const uint64_t sum = uint64_t(wanted.runs) * wanted.run_bytes;
+  checks.expect(sum <= std::max(bytes, column) && 2 * sum + column >= std::min(bytes, all), name, "amount");
+}
+
 }  // namespace
 
 void test_plan(TestContext &context) {
   const QuernDevice devices[] = {device_of(90, 132, 232448), device_of(80, 108, 166912), device_of(86, 84, 101376),
                                  device_of(89, 128, 101376)};
+  for (int n : {8, 64, 72, 5120, 27392}) {
+    for (uint64_t bytes : {uint64_t(1), uint64_t(1) << 20, uint64_t(12) << 20, ~uint64_t(0)}) {
+      check_prefetch(context.checks, 5120, n, 128, bytes);
+      check_prefetch(context.checks, 13696, n, 64, bytes);
+    }
+  }
   for (const QuernDevice &device : devices) {
     for (int group : {32, 64, 128}) {
       for (int k_groups : {1, 2, 3, 5, 8, 9, 24, 40, 45, 53, 54, 107, 136, 231}) {

@@ -2,7 +2,7 @@
 //
 // A plan is int32, eight for the header {n_items, 0...} and eight an item: see PlanItem. Items are sorted by size, the
 // largest first, so that blocks that take them in turns end together. How a sequence is cut depends on its own length
-// and on whether one or two sequences are alone on the device, which they then can fill only in smaller pieces.
+// and on how many sequences share the device: the fewer they are, the smaller the pieces with which they fill it.
 #pragma once
 
 #include <stdint.h>
@@ -12,7 +12,6 @@
 namespace quern {
 
 constexpr int kPlanInts = 8;          // of the header, and of an item
-constexpr int kFewSpans = 2;          // that leave most of a device idle
 constexpr int kMaxItemTokens = 1024;  // a warp holds an item's block table, one block a lane
 
 /// How long the pieces are that sequences are cut into, for one model on one device.
@@ -24,7 +23,8 @@ struct SplitPolicy {
   /// Tokens that a split should have at most: so many that one sequence fills the device once, but not so few that
   /// starting a block costs more than its work. Models with few KV heads have the less to read and the more to cut.
   constexpr int target(int length) const {
-    const int least = n_kv_heads >= 24 ? (n_spans <= kFewSpans ? 128 : 288) : n_kv_heads >= 12 ? 192 : 96;
+    const int many_heads = n_spans <= 2 ? 128 : n_spans <= 8 ? 288 : n_spans <= 16 ? 320 : 640;
+    const int least = n_kv_heads >= 24 ? many_heads : n_kv_heads >= 12 ? 192 : 96;
     const int splits = blocks_at_once > n_kv_heads ? blocks_at_once / n_kv_heads : 1;
     const int even = ceil_div(length, splits);
     return even < least ? least : even > kMaxItemTokens ? kMaxItemTokens : even;

@@ -18,6 +18,7 @@ struct DecodeParams {
   int m, k, n, ldx, ldo;
   int pair_stride;
   int epilogue;
+  QuernPrefetch prefetch;
   DecodePlan plan;
 };
 

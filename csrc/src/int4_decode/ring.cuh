@@ -6,6 +6,7 @@
 
 #include "common/async_copy.cuh"
 #include "common/grid.cuh"
+#include "common/prefetch.cuh"
 #include "int4_decode/params.h"
 #include "int4_decode/tuning.h"
 
@@ -85,7 +86,7 @@ __device__ __forceinline__ void init_rings(RingBarriers<kTeams> &barriers) {
 }
 
 /// The producer warp's whole work: lane t fills the ring of team t, all a stage at a time. Weights never change, so it
-/// starts before the kernel ahead has ended.
+/// starts before the kernel ahead has ended, and asks for the next kernel's.
 template <int kTeams, int kTileBytes>
 __device__ __forceinline__ void fill_rings(const DecodeParams &p, const Slab &slab, uint8_t *rings,
                                            RingBarriers<kTeams> &barriers) {
@@ -111,6 +112,7 @@ __device__ __forceinline__ void fill_rings(const DecodeParams &p, const Slab &sl
   }
   __syncwarp();
   allow_next_kernel();
+  prefetch_share(p.prefetch, 32 * blockIdx.x + threadIdx.x % 32, 32 * gridDim.x);
 }
 
 #endif

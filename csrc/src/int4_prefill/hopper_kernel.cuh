@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/async_copy.cuh"
+#include "common/prefetch.cuh"
 #include "common/tensor_copy.cuh"
 #include "common/wgmma.cuh"
 #include "int4_prefill/output.cuh"
@@ -327,6 +328,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
       if (warp == 1) produce_weights<Config>(p, place, x + Config::kWeightOffset, barriers);
     }
     __syncwarp();
+    if (warp == 1) prefetch_share(p.prefetch, 32 * blockIdx.x + threadIdx.x % 32, 32 * gridDim.x);
   } else {
     take_registers<Config::kConsumerRegisters>();
     wait_for_previous_kernel();

@@ -20,6 +20,7 @@ struct PrefillParams {
   int pair_stride;
   int epilogue;
   bool wide_stores;    // rows of out are aligned for 16 bytes at once
+  QuernPrefetch prefetch;
   PrefillPlan plan;
 };
 

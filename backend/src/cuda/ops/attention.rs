@@ -2,7 +2,6 @@
 //! one for prompts. Called by `Ops for CudaOps`; knows sizes and addresses, never models.
 
 use super::{CudaAct, CudaKv, CudaOps, pointer};
-use crate::cuda::arena::rounded;
 use crate::cuda::driver::{CudaError, check};
 use crate::cuda::sys;
 use crate::ops::AttentionShape;
@@ -69,7 +68,7 @@ impl CudaOps {
     pub(super) fn decode_attention(&self, args: &sys::QuernAttention) -> Result<(), CudaError> {
         let (memory, layout) = (self.memory()?, self.layout()?);
         // Counters end where the largest bucket's do: what lies behind them is never taken for counters.
-        let counters = counter_bytes(layout.shape.decode_spans, self.places.n_kv_heads);
+        let counters = self.places.decode_counter_bytes(layout.shape.decode_spans, memory.max_tokens);
         let workspace = memory.attention_workspace + (memory.attention_counters - counters) as u64;
         let plan = pointer(memory.inputs + layout.plan as u64).cast();
         // SAFETY: the arrays hold this step's sizes, the cache all of its blocks, the workspace the largest bucket.
@@ -96,9 +95,4 @@ impl CudaOps {
             )
         })
     }
-}
-
-/// Counters of decode attention, as its workspace begins with them.
-pub(super) fn counter_bytes(spans: usize, n_kv_heads: usize) -> usize {
-    rounded(4 * spans * n_kv_heads)
 }

@@ -13,6 +13,10 @@ use crate::error::LoadError;
 const DECODE_ROWS: usize = 16;
 /// Rows of a dense layer whose sums are kept at once.
 const DENSE_ROWS: usize = 256;
+/// Most rows with which products wait for memory rather than compute.
+const PREFETCH_ROWS: usize = 64;
+/// Of the next matrix, brought to L2 while a product ends: what memory delivers meanwhile.
+const PREFETCH_BYTES: u64 = 12 << 20;
 
 /// A packed layer.
 pub enum CudaLinear {
@@ -93,6 +97,28 @@ impl Workspaces {
     }
 }
 
+/// Which matrix is multiplied after which: they are loaded in the order in which a step needs them.
+#[derive(Default)]
+pub(super) struct Order {
+    last: u64,
+    /// By the address of the one before.
+    next: HashMap<u64, sys::QuernInt4>,
+}
+
+impl Order {
+    pub fn note(&mut self, weight: &sys::QuernInt4) {
+        self.next.insert(self.last, *weight);
+        self.last = weight.tiles as u64;
+    }
+
+    /// Of the matrix after the one at `tiles`; nothing after the last one.
+    fn prefetch(&self, tiles: u64) -> sys::QuernPrefetch {
+        let none = sys::QuernPrefetch::default();
+        // SAFETY: a function of the matrix's address and sizes.
+        self.next.get(&tiles).map_or(none, |next| unsafe { sys::quern_int4_prefetch(next, PREFETCH_BYTES) })
+    }
+}
+
 impl CudaOps {
     /// `out = epilogue(x W + b)`.
     pub(super) fn multiply(
@@ -158,6 +184,11 @@ impl CudaOps {
             ldx: cols as i32,
             ldo: out.cols as i32,
             epilogue: epilogue as i32,
+            prefetch: match rows <= PREFETCH_ROWS && epilogue != sys::QUERN_STORE_F16 {
+                true => self.order.prefetch(weight.tiles as u64),
+                // Attention follows, and reads more than L2 holds.
+                false => sys::QuernPrefetch::default(),
+            },
         };
         let (device, stream) = (&self.gpu.device, self.gpu.stream_pointer());
         // SAFETY: the matrices have these rows and columns (the entry point checks them against the weight's),

@@ -88,6 +88,7 @@ impl CudaOps {
                 self.pack(&tensors, weight)?;
                 self.load_bias(&parts, *bias)?;
                 self.load_inputs(&parts, *inputs)?;
+                self.order.note(weight);
             }
             &CudaLinear::Dense { address, bias, .. } => {
                 if shared.is_none() {

@@ -1,7 +1,6 @@
 //! Device memory of the running step, beside the activations, and the layout by which the step is read. Taken
 //! by the executor's plan from the arena; used by every operation of `CudaOps`. Nothing is allocated later.
 
-use super::attention::counter_bytes;
 use super::{CudaOps, Places};
 use crate::config::ModelConfig;
 use crate::cuda::arena::Arena;
@@ -54,6 +53,7 @@ impl Places {
             return Err(unsupported(config));
         }
         let bias_row = sys::QUERN_MAX_BIASES as usize * size_of::<sys::QuernTokenBias>();
+        let counters = self.decode_counter_bytes(room.max_spans, room.max_tokens);
         let arena = &mut self.arena;
         self.workspaces.allocate(&self.device, arena, room.max_rows)?;
         Ok(StepMemory {
@@ -65,7 +65,7 @@ impl Places {
             angles: arena.take("rotary angles", room.max_rows * config.rope.dim * 4)?,
             query_factors: arena.take("query factors", room.max_rows * 4)?,
             attention_workspace: arena.take("decode attention", attention as usize)?,
-            attention_counters: counter_bytes(room.max_spans, config.n_kv_heads),
+            attention_counters: counters,
             max_tokens: room.max_tokens,
         })
     }

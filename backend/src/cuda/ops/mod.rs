@@ -4,7 +4,7 @@
 //!
 //! Activations are float16, sums and the residual float32. Equal steps give equal bits. A row's result does
 //! not depend on its company while its kernels are the same; in the last bits it may differ where they change:
-//! decode attention cuts one or two sequences finer than more, and from 17 rows on the int4 product cuts its
+//! decode attention cuts few sequences finer than many (1-2, 3-8, 9-16), and from 17 rows on the int4 product cuts its
 //! sums by their number.
 
 mod attention;
@@ -26,6 +26,7 @@ use crate::error::{LoadError, StepError};
 use crate::ops::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::weights::{LinearSource, Tensor};
 pub use linear::CudaLinear;
+use linear::Order;
 use load::Loader;
 pub use memory::{StepMemory, StepRoom};
 pub use places::Places;
@@ -69,6 +70,7 @@ pub struct CudaOps {
     pub gpu: Gpu,
     pub places: Places,
     loader: Option<Loader>,
+    order: Order,
     memory: Option<StepMemory>,
     /// Of the step that is being launched.
     layout: Option<Layout>,
@@ -90,6 +92,7 @@ impl CudaOps {
             loader: Some(Loader::new()?),
             places,
             gpu,
+            order: Order::default(),
             memory: None,
             layout: None,
             max_prefill_rows: 0,

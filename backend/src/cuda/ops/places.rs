@@ -161,6 +161,12 @@ impl Places {
         }
     }
 
+    /// Bytes of the counters in front of decode attention's workspace.
+    pub(super) fn decode_counter_bytes(&self, n_spans: usize, max_tokens: usize) -> usize {
+        // SAFETY: a function of numbers.
+        unsafe { sys::quern_decode_counter_bytes(&self.decode_shape(n_spans, max_tokens)) as usize }
+    }
+
     /// Integers of decode attention's plan.
     pub fn plan_ints(&self, n_spans: usize, max_tokens: usize) -> usize {
         match n_spans {
