@@ -36,7 +36,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 # Ends any answer that the model does not end itself.
-MAX_TOKENS = 200
+MAX_TOKENS = 80
 
 
 def run(client):

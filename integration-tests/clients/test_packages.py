@@ -33,7 +33,7 @@ def use(script, environment, served):
     """What a script returns when its package asks the server."""
     url, case = served
     command = [PYTHON[environment], HERE / f"{script}.py", url]
-    done = subprocess.run(command, input=json.dumps(case), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, input=json.dumps(case), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout), case
 
