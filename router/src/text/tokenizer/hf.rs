@@ -4,6 +4,7 @@
 //! built here once.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -41,8 +42,30 @@ struct Sections {
     _normalizer: Value,
     #[serde(default, rename = "pre_tokenizer")]
     _pre_tokenizer: Value,
-    #[serde(default, rename = "post_processor")]
-    _post_processor: Value,
+    #[serde(default)]
+    post_processor: Value,
+}
+
+impl Sections {
+    /// The library takes it for granted that a template names its own special tokens and one text alone.
+    fn check_templates(processor: &Value) -> Result<(), String> {
+        let list = |name: &str| processor[name].as_array().into_iter().flatten();
+        list("processors").try_for_each(Self::check_templates)?;
+        for piece in list("single") {
+            if let Some(id) = piece["SpecialToken"]["id"].as_str()
+                && processor["special_tokens"].get(id).is_none()
+            {
+                return Err(format!(
+                    "has a post-processor that adds the token {id:?}, which its special_tokens do not list"
+                ));
+            }
+            if piece["Sequence"]["id"] == "B" {
+                return Err("has a post-processor that wants a second text (Sequence B) where there is one"
+                    .to_owned());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl HfTokenizer {
@@ -50,8 +73,9 @@ impl HfTokenizer {
         let bytes = read_bounded(path, MAX_VOCABULARY_BYTES)?;
         let sections: Sections = serde_json::from_slice(&bytes)
             .map_err(|e| file_error(path, format!("is not a tokenizer: {e}")))?;
-        let mut library =
-            Library::from_bytes(&bytes).map_err(|e| file_error(path, format!("is not a tokenizer: {e}")))?;
+        Sections::check_templates(&sections.post_processor).map_err(|detail| file_error(path, detail))?;
+        let mut library = guarded(|| Library::from_bytes(&bytes))
+            .map_err(|e| file_error(path, format!("is not a tokenizer: {e}")))?;
         library.with_padding(None);
         library.with_truncation(None).map_err(|e| file_error(path, e.to_string()))?;
         let decoder = TokenDecoder::new(&sections.decoder).map_err(|detail| file_error(path, detail))?;
@@ -80,8 +104,16 @@ impl HfTokenizer {
     }
 }
 
+/// Some damaged files make the library panic: an error of the file, which nobody else shall feel.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("the tokenizers library panicked on it".to_owned()),
+    }
+}
+
 fn encode(library: &Library, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
-    let encoding = library.encode(text, add_special_tokens).map_err(|e| TextError::Encode(e.to_string()))?;
+    let encoding = guarded(|| library.encode(text, add_special_tokens)).map_err(TextError::Encode)?;
     Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
 }
 

@@ -145,6 +145,24 @@ fn folders_that_cannot_be_used() {
     );
 }
 
+#[test]
+fn templates_that_name_what_is_not_there_are_refused() {
+    let cases = [
+        (r#"{"SpecialToken":{"id":"<s>""#, r#"{"SpecialToken":{"id":"<x>""#, "adds the token \"<x>\""),
+        (r#"{"Sequence":{"id":"A""#, r#"{"Sequence":{"id":"B""#, "wants a second text"),
+        (r#""<s>":{"id""#, r#""<t>":{"id""#, "adds the token \"<s>\""),
+    ];
+    for (from, to, expected) in cases {
+        let sound = testing::metaspace_file();
+        let file = sound.replacen(from, to, 1);
+        assert_ne!(file, sound, "{from}");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
+        let error = Tokenizer::from_dir(dir.path()).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(expected), "{to}: {error:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn byte_vocabularies_give_any_text_back(text in "(\\PC|<\\|im_end\\|>|hello|e\u{301}|[\\x00-\\x20]){0,12}") {
