@@ -1,107 +1,38 @@
-"""Downloads from the Hub: the real launcher against a Hub on loopback, and Python's huggingface_hub beside it.
+"""Downloads from the Hub: the real launcher against a Hub on loopback.
 
 Most cases run `download-weights`, which is the download that a start does, without the serving after it.
 """
 
-import contextlib
 import json
-import os
 import random
-import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import requests
 import trustme
-from safetensors.numpy import load_file, save
 
 from fake_hub import COMMIT, FakeHub
+from hub_case import (  # noqa: F401 - fixtures
+    INDEX,
+    MODEL,
+    NEEDED,
+    SHARDS,
+    check_snapshot,
+    download,
+    environment,
+    fails,
+    home,
+    hub,
+    repository,
+    snapshot,
+    succeeds,
+    tiny_files,
+    written,
+)
 from server import BIN, LAUNCHER, Server, clean_env, run_launcher, until
-
-MODEL = "o/tiny"
-SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-INDEX = "model.safetensors.index.json"
-
-
-@pytest.fixture(scope="session")
-def tiny_files(models):
-    """The tiny checkpoint as a repository has it: in two shards, among files that nobody needs."""
-    folder = models.tiny_v1_awq()
-    tensors = load_file(folder / "model.safetensors")
-    names = sorted(tensors)
-    half = len(names) // 2
-    parts = {SHARDS[0]: names[:half], SHARDS[1]: names[half:]}
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "model.safetensors"}
-    for file, part in parts.items():
-        files[file] = save({name: tensors[name] for name in part}, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
-    files[INDEX] = json.dumps(index).encode()
-    useless = ("README.md", "pytorch_model.bin", "modeling_qwen.py", "training_args.bin", "onnx/model.onnx",
-               "consolidated.safetensors", "sub/model.safetensors")  # fmt: skip
-    return files | {name: b"nobody needs this" for name in useless}
-
-
-NEEDED = {"config.json", "generation_config.json", "quant_config.json", "qwen.tiktoken", "tokenizer_config.json",
-          INDEX, *SHARDS}  # fmt: skip
-
-
-@pytest.fixture
-def hub(tiny_files):
-    with FakeHub({MODEL: tiny_files}) as hub:
-        yield hub
-
-
-@pytest.fixture
-def home(tmp_path):
-    return tmp_path / "hf"
-
-
-def environment(hub, home, **more):
-    return {"HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9", "HF_HOME": str(home), **more}
-
-
-def download(hub, home, *args, model=MODEL, **more):
-    """``(exit code, output)`` of download-weights."""
-    return run_launcher("download-weights", model, *args, env=environment(hub, home, **more))
-
-
-def succeeds(*args, **kwargs):
-    code, output = download(*args, **kwargs)
-    assert code == 0, output
-    return output
-
-
-def fails(hub, home, *words, args=(), **kwargs):
-    code, output = download(hub, home, *args, **kwargs)
-    assert code == 1, output
-    last = output.strip().splitlines()[-1]
-    assert last.startswith('Error: DownloadError("') and "panicked" not in output, output
-    for word in words:
-        assert word in last, f"{word!r} not in {last}"
-    return output
-
-
-def repository(home, id=MODEL):
-    return home / "hub" / ("models--" + id.replace("/", "--"))
-
-
-def snapshot(home, id=MODEL):
-    return repository(home, id) / "snapshots" / COMMIT
-
-
-def check_snapshot(hub, home, names=NEEDED, id=MODEL):
-    """The snapshot has exactly ``names``, each a link to a blob of its hash with the right bytes."""
-    folder = snapshot(home, id)
-    assert {p.name for p in folder.iterdir()} == set(names)
-    for name in names:
-        file = hub.files[id][name]
-        assert os.readlink(folder / name) == f"../../blobs/{file.etag}"
-        assert (folder / name).read_bytes() == file.data
-    assert not list(repository(home, id).rglob("*.incomplete")) and not list(repository(home, id).rglob("*.tmp"))
 
 
 def test_download_and_serve(hub, home, tiny):
@@ -189,15 +120,6 @@ def test_a_process_killed_at_a_random_byte(hub, home):
 
 def last(hub, n):
     return [s for s in hub.downloads() if "model-" in s.path][-n:]
-
-
-def written(home):
-    """Bytes of unfinished files; small files come and go meanwhile."""
-    sizes = 0
-    for path in (repository(home) / "blobs").glob("*.incomplete"):
-        with contextlib.suppress(FileNotFoundError):
-            sizes += path.stat().st_size
-    return sizes
 
 
 def test_a_silent_connection_is_given_up(hub, home):
@@ -465,68 +387,3 @@ def test_a_signal_ends_a_download_without_error(hub, home):
     until(lambda: written(home) == 6000, 20, "both shards stall")
     assert server.stop(signal.SIGTERM, 10) == 0
     assert written(home) == 6000, "what has arrived is kept"
-
-
-# --- Python's huggingface_hub on the same cache ------------------------------------------------
-
-SEES = """
-import os, sys
-from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
-folder = snapshot_download("o/tiny", local_files_only=True)
-assert sorted(os.listdir(folder)) == sorted(sys.argv[1:]), os.listdir(folder)
-for name in sys.argv[1:]:
-    path = hf_hub_download("o/tiny", name, local_files_only=True)
-    assert path == try_to_load_from_cache("o/tiny", name) == os.path.join(folder, name)
-info = scan_cache_dir()
-assert not info.warnings, info.warnings
-(repository,) = info.repos
-(revision,) = repository.revisions
-assert revision.refs == {"main"} and len(revision.files) == len(sys.argv) - 1
-print(revision.commit_hash)
-"""
-
-FETCHES = """
-import sys
-from huggingface_hub import snapshot_download
-print(snapshot_download("o/tiny", allow_patterns=sys.argv[1:] or None))
-"""
-
-
-def python(hub, home, script, *args, **more):
-    env = clean_env(environment(hub, home, HF_HUB_DISABLE_XET="1", **more))
-    done = subprocess.run([sys.executable, "-c", script, *args], env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_python_finds_what_we_fetched(hub, home):
-    succeeds(hub, home)
-    assert python(hub, home, SEES, *NEEDED, HF_HUB_OFFLINE="1") == COMMIT
-    sent = hub.bytes_sent()
-    python(hub, home, FETCHES, *NEEDED)
-    assert hub.bytes_sent() == sent, "Python had nothing to fetch"
-
-
-def test_we_find_what_python_fetched(hub, home):
-    folder = python(hub, home, FETCHES)
-    assert folder == str(snapshot(home))
-    sent = hub.bytes_sent()
-    assert succeeds(hub, home).strip().splitlines()[-1] == folder
-    assert succeeds(None, home, HF_HUB_OFFLINE="1").strip().splitlines()[-1] == folder
-    assert hub.bytes_sent() == sent, "we had nothing to fetch"
-
-
-def test_we_complete_what_python_began_and_the_reverse(hub, home, tmp_path):
-    python(hub, home, FETCHES, "config.json", SHARDS[0])
-    succeeds(hub, home)
-    check_snapshot(hub, home)
-    assert len(hub.downloads(SHARDS[0])) == 1
-    other = tmp_path / "other"
-    hub.trouble.stall = {name: [3000] for name in SHARDS}
-    process = subprocess.Popen([LAUNCHER, "download-weights", MODEL], env=clean_env(environment(hub, other)))
-    until(lambda: written(other) == 6000, 20, "both shards stall")
-    process.kill()
-    process.wait()
-    folder = python(hub, other, FETCHES)
-    assert re.fullmatch(rf".*/snapshots/{COMMIT}", folder)
-    assert (snapshot(other) / SHARDS[1]).read_bytes() == hub.files[MODEL][SHARDS[1]].data

@@ -9,6 +9,7 @@
 #include "attention/check.h"
 #include "attention/decode_plan.h"
 #include "attention/decode_tile.cuh"
+#include "attention/merge.cuh"
 #include "attention/rotate.cuh"
 #include "common/grid.cuh"
 #include "device.h"
@@ -199,18 +200,6 @@ __device__ __forceinline__ void leave(const DecodeTile<kHeadDim> &tile, int n_qu
   }
 }
 
-/// A running weighted mean of partial results: (maximum, sum, element).
-struct Merge {
-  float max = -INFINITY, sum = 0.f, value = 0.f;
-  __device__ __forceinline__ void add(float other_max, float other_sum, float other_value) {
-    const float new_max = fmaxf(max, other_max);
-    const float mine = exp2_approx(max - new_max), theirs = exp2_approx(other_max - new_max);
-    sum = sum * mine + other_sum * theirs;
-    value = value * mine + other_value * theirs;
-    max = new_max;
-  }
-};
-
 __device__ __forceinline__ void store_out(const Params &p, const Work &work, int head, int head_dim, int element,
                                           const Merge &merged) {
   __half *out = static_cast<__half *>(p.a.out) + (int64_t(work.row) * p.a.n_heads + head) * head_dim;
@@ -238,13 +227,6 @@ __device__ __forceinline__ void merge_warps(const Params &p, const Work &work, i
   }
 }
 
-/// Adds 1 and returns what was there; what this block has written before is then visible to whoever adds later.
-__device__ __forceinline__ int arrive(int32_t *counter) {
-  int before;
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-  return before;
-}
-
 /// Sums the splits in order, in the block that arrives last.
 template <int kHeadDim>
 __device__ __forceinline__ void merge_splits(const Params &p, const Work &work, int n_queries,
@@ -267,11 +249,6 @@ __device__ __forceinline__ void merge_splits(const Params &p, const Work &work, 
     }
     store_out(p, work, head, kHeadDim, element, merged);
   }
-}
-
-/// Every block's last act, by one thread: the last of all resets the counters.
-__device__ __forceinline__ void end_block(const Params &p) {
-  if (atomicAdd(p.given + 1, 1) == int(gridDim.x) - 1) p.given[0] = p.given[1] = 0;
 }
 
 template <int kHeadDim>
@@ -320,7 +297,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
     if (done.n_splits > 1) merge_splits(p, done, n_queries, shared);
     if (index >= n_work) break;
   }
-  if (counts && threadIdx.x == 0) end_block(p);
+  if (counts && threadIdx.x == 0) end_block(p.given);
 }
 
 /// Sequences up to which the next layer's weights may come in beside the cache: with more, its blocks are in the way.

@@ -36,6 +36,25 @@ pub struct Sampling {
     pub logit_bias: Arc<[(u32, f32)]>,
 }
 
+impl Sampling {
+    /// The most likely token, with everything off.
+    pub fn greedy() -> Self {
+        Self {
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            seed: 0,
+            top_n_tokens: 0,
+            logit_bias: Arc::from([]),
+        }
+    }
+}
+
 /// Whose request it is: shares of the machine and the prefix cache are apart by tenant. Holds a digest, never the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant(pub [u8; 32]);
@@ -74,23 +93,10 @@ pub struct ValidRequest {
 impl ValidRequest {
     /// One token after one token: the least work that shows that a shard computes.
     pub fn canary() -> Self {
-        let sampling = Sampling {
-            do_sample: false,
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            typical_p: 1.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            seed: 0,
-            top_n_tokens: 0,
-            logit_bias: Arc::from([]),
-        };
         let (prompt_ids, eos_ids) = (Arc::from([0]), Arc::from([]));
         Self {
             prompt_ids,
-            sampling,
+            sampling: Sampling::greedy(),
             max_new_tokens: 1,
             eos_ids,
             prompt_logprobs: false,

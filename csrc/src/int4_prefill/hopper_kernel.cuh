@@ -6,6 +6,7 @@
 
 #include "common/async_copy.cuh"
 #include "common/prefetch.cuh"
+#include "common/ring.cuh"
 #include "common/tensor_copy.cuh"
 #include "common/wgmma.cuh"
 #include "int4_prefill/output.cuh"
@@ -41,20 +42,6 @@ struct HopperConfig {
   static constexpr int kThreads = kTeamThreads * (kTeams + 1);
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = kShared ? 96 : 232;
-};
-
-/// Position in a ring of kStages.
-template <int kStages>
-struct RingPosition {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 template <class Config>
@@ -190,8 +177,7 @@ struct Consumer {
   }
   /// Gives the x stage `back` steps before the next one to the producers of the cluster.
   __device__ __forceinline__ void release_x(int back) {
-    int stage = x_ring.stage - back;
-    if (stage < 0) stage += Config::kXStages;
+    const int stage = x_ring.before(back);
     const int lane = team.thread % 32;
     const uint32_t empty = smem_address(&barriers.x_empty[stage]);
     if constexpr (Config::kCluster == 1) {

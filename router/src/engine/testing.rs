@@ -11,19 +11,7 @@ pub(crate) fn request(n_prompt: u32, max_new_tokens: u32, eos: bool) -> ValidReq
     let eos_ids: &[u32] = if eos { &[0] } else { &[] };
     ValidRequest {
         prompt_ids: (1..=n_prompt).collect(),
-        sampling: Sampling {
-            do_sample: false,
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            typical_p: 1.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            seed: 0,
-            top_n_tokens: 0,
-            logit_bias: [].into(),
-        },
+        sampling: Sampling::greedy(),
         max_new_tokens,
         eos_ids: eos_ids.into(),
         caller: Caller::ANONYMOUS,

@@ -9,6 +9,7 @@ mod edge;
 mod fuzz;
 mod fuzz_grammars;
 mod harness;
+mod patience;
 mod routes;
 mod tgi;
 mod tools;
