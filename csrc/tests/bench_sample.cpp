@@ -1,5 +1,5 @@
-// The sampler on a vocabulary of 152064, batches of 1 and 64, one stage after the other. Logits are float32, normal with
-// a deviation of 3, and as a rule in L2, where the output head has just left them.
+// The sampler on a vocabulary of 152064, batches of 1 and 64, one stage after the other, and scores of given tokens.
+// Logits are float32, normal with a deviation of 3, and as a rule in L2, where the output head has just left them.
 #include "bench.h"
 #include "rng.h"
 
@@ -79,6 +79,12 @@ void bench_sample(BenchContext &context) {
       if (std::string(c.name) == "greedy") context.latency_bound(name + "_portable", us(portable));
     }
   }
+  const DeviceBuffer ids(std::vector<int32_t>(kMaxRows, kVocab / 2));
+  context.latency_bound("score_b" + std::to_string(kMaxRows), time_us(16, [&](int, cudaStream_t stream) {
+    const QuernScore args = {static_cast<float *>(d_logits.data()), static_cast<int32_t *>(ids.data()),
+                             static_cast<float *>(out.data()), kMaxRows, kVocab, kVocab};
+    STATUS_OK(quern_score(&context.device, &args, stream));
+  }));
 }
 
 }  // namespace quern::test

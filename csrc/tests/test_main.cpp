@@ -24,6 +24,7 @@ constexpr Family kFamilies[] = {
     {"decode_attention", quern::test::test_decode_attention},
     {"prefill_attention", quern::test::test_prefill_attention},
     {"sample", quern::test::test_sample},
+    {"score", quern::test::test_score},
 };
 
 double seconds() {

@@ -25,5 +25,6 @@ void test_rope(TestContext &context);
 void test_decode_attention(TestContext &context);
 void test_prefill_attention(TestContext &context);
 void test_sample(TestContext &context);
+void test_score(TestContext &context);
 
 }  // namespace quern::test

@@ -80,7 +80,6 @@ impl Shard for FakeShard {
             ntk_seq_length: 0,
             rank: 0,
             world_size: 1,
-            scores: false,
         }))
     }
 

@@ -189,13 +189,11 @@ impl Args {
         }
     }
 
-    /// `prompt_logprobs`: whether the shard can report them.
-    pub fn rules(&self, prompt_logprobs: bool) -> Rules {
+    pub fn rules(&self) -> Rules {
         Rules {
             max_best_of: self.max_best_of,
             max_stop_sequences: self.max_stop_sequences,
             max_top_n_tokens: self.max_top_n_tokens,
-            prompt_logprobs,
         }
     }
 

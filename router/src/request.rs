@@ -183,8 +183,6 @@ pub struct ShardInfo {
     pub n_blocks: u32,
     pub kv_bytes_per_token: u64,
     pub max_steps_in_flight: u32,
-    /// Whether it can report log-probabilities of prompt tokens.
-    pub scores: bool,
     /// Prompts beyond this length change the keys' rotary base (dynamic NTK); 0 = never.
     pub ntk_seq_length: u32,
     /// Where the shard's start spent its time: phases and seconds; empty until the plan.

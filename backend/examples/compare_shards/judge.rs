@@ -91,6 +91,19 @@ impl Verdict {
         }
     }
 
+    /// Compares the logprobs of a prompt's own tokens, of which there are `n`.
+    pub fn scores(&mut self, name: &str, n: usize, right: &[f32], other: &[f32]) {
+        self.n_sequences += 1;
+        self.n_tokens += n;
+        if right.len() != n || other.len() != n {
+            let message = format!("{name}: {} logprobs and {}, expected {n} each", right.len(), other.len());
+            self.violations.push(message);
+        }
+        for (i, (right, other)) in right.iter().zip(other).enumerate() {
+            self.logprob(name, i, *right, *other);
+        }
+    }
+
     fn logprob(&mut self, name: &str, i: usize, right: f32, other: f32) {
         let difference = (right - other).abs();
         self.n_inexact += usize::from(difference != 0.0);
@@ -185,6 +198,21 @@ mod tests {
         {
             let verdict = free(&[token(1, -0.1, -3.0)], &[token(1, other, -3.0)]);
             assert_eq!(verdict.holds(), holds, "{other}: {verdict}");
+        }
+    }
+
+    #[test]
+    fn a_prompts_logprobs_are_all_there_and_near() {
+        let right = [-0.5, -9.0];
+        for (other, holds) in [
+            (&[-0.46, -9.04][..], true),
+            (&[-0.5, -9.06], false),
+            (&[-0.5], false),
+            (&[-0.5, f32::NAN], false),
+        ] {
+            let mut verdict = Verdict::new("test");
+            verdict.scores("a", 2, &right, other);
+            assert_eq!(verdict.holds(), holds, "{other:?}: {verdict}");
         }
     }
 

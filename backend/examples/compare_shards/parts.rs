@@ -16,6 +16,8 @@ const CHUNK: usize = 48;
 const TOP: u32 = 5;
 /// Prompt tokens of a step where prompts are not cut.
 const WHOLE: usize = 2048;
+/// Tokens that follow a prompt whose own logprobs are compared: some decode beside prompts that are scored.
+const SCORED: usize = 8;
 /// Tokens that each of the sequences running together samples.
 const SHORT: usize = 24;
 
@@ -43,6 +45,8 @@ pub async fn all(pair: &mut Pair) -> anyhow::Result<Vec<Verdict>> {
     verdicts.push(pair.one_by_one(&right).await?);
     verdicts.push(pair.as_one_chunk(&right).await?);
     verdicts.push(pair.mixed(&greedy_requests, &right).await?);
+    verdicts.push(pair.prompts(WHOLE, "prompts, whole").await?);
+    verdicts.push(pair.prompts(CHUNK, "prompts, in chunks").await?);
     verdicts.push(pair.penalties().await?);
     verdicts.push(pair.sampled().await?);
     verdicts.push(pair.together().await?);
@@ -105,6 +109,22 @@ impl Pair {
             verdict.violations.push("no step held a part of a prompt beside a row that decodes".to_owned());
         }
         Ok(judge(verdict, &right, &tokens(run)))
+    }
+
+    /// Log-probabilities of the prompts' own tokens, the second shard's all together with so many tokens a step.
+    async fn prompts(&mut self, prompt_budget: usize, part: &'static str) -> anyhow::Result<Verdict> {
+        let mut requests = self.requests(greedy(TOP));
+        for request in &mut requests {
+            (request.scored, request.new_tokens) = (true, SCORED);
+        }
+        let right = Batch::run(&mut self.first, &requests, 1, WHOLE).await?;
+        let other = Batch::run(&mut self.second, &requests, requests.len(), prompt_budget).await?;
+        let mut verdict = Verdict::new(part);
+        for (i, request) in requests.iter().enumerate() {
+            let (right, other) = (&right.outcomes[i].scores, &other.outcomes[i].scores);
+            verdict.scores(&format!("prompt {i}"), request.prompt.len() - 1, right, other);
+        }
+        Ok(verdict)
     }
 
     async fn penalties(&mut self) -> anyhow::Result<Verdict> {

@@ -20,11 +20,13 @@ pub struct Request {
     pub forced: Option<Vec<u32>>,
     /// What `prompt` continues, if it holds generated tokens already: the length of the prompt proper.
     pub prompt_length: Option<usize>,
+    /// Whether the prompt's own log-probabilities are wanted.
+    pub scored: bool,
 }
 
 impl Request {
     pub fn new(prompt: Vec<u32>, new_tokens: usize, sampling: proto::SamplingParameters) -> Self {
-        Self { prompt, new_tokens, sampling, forced: None, prompt_length: None }
+        Self { prompt, new_tokens, sampling, forced: None, prompt_length: None, scored: false }
     }
 }
 
@@ -36,6 +38,8 @@ pub struct Outcome {
     pub tokens: Vec<Token>,
     /// When each token arrived.
     pub at: Vec<Instant>,
+    /// Log-probabilities of the prompt's tokens from the second on, if they were wanted.
+    pub scores: Vec<f32>,
 }
 
 /// A finished step.
@@ -164,7 +168,12 @@ impl<'a> Batch<'a> {
             let Some(rest) = self.free.len().checked_sub(n_blocks) else { return };
             let blocks = self.free.split_off(rest);
             self.waiting.pop_front();
-            self.run.outcomes.push(Outcome { admitted: Instant::now(), tokens: Vec::new(), at: Vec::new() });
+            self.run.outcomes.push(Outcome {
+                admitted: Instant::now(),
+                tokens: Vec::new(),
+                at: Vec::new(),
+                scores: Vec::new(),
+            });
             self.running
                 .insert(self.first_id + index as u64, Sequence { index, blocks, n_sent: 0, n_asked: 0 });
         }
@@ -176,6 +185,11 @@ impl<'a> Batch<'a> {
             bail!("a reply to step {}, expected step {step_id}", reply.step_id);
         }
         self.run.steps.push(StepRecord { at: reply.at, rows, decode_rows });
+        for (id, logprobs) in reply.scores {
+            let sequence =
+                self.running.get(&id).with_context(|| format!("scores of unknown sequence {id}"))?;
+            self.run.outcomes[sequence.index].scores.extend(logprobs);
+        }
         for (id, token) in reply.tokens {
             let sequence =
                 self.running.get(&id).with_context(|| format!("a token of unknown sequence {id}"))?;
@@ -223,6 +237,10 @@ impl Sequence {
             ..Default::default()
         };
         self.n_sent += row_tokens(&row);
+        if request.scored {
+            let until = prompt.len().min(self.n_sent + 1);
+            row.score_ids = prompt.get(position + 1..until).unwrap_or_default().to_vec();
+        }
         row.sample = self.n_sent >= prompt.len();
         self.n_asked += usize::from(row.sample);
         Some(row)

@@ -22,11 +22,12 @@ pub struct Token {
     pub top: Vec<(u32, f32)>,
 }
 
-/// One step's answer: sequence and token of each row that sampled.
+/// One step's answer: sequence and token of each row that sampled, sequence and logprobs of each that was scored.
 pub struct Reply {
     pub at: Instant,
     pub step_id: u64,
     pub tokens: Vec<(u64, Token)>,
+    pub scores: Vec<(u64, Vec<f32>)>,
 }
 
 /// A planned shard.
@@ -79,10 +80,11 @@ impl Connection {
     pub async fn receive(&mut self) -> anyhow::Result<Reply> {
         let reply = self.replies.message().await.context("the shard broke off")?;
         let at = Instant::now();
-        let proto::StepReply { step_id, results, .. } =
+        let proto::StepReply { step_id, results, scores, .. } =
             reply.context("the shard ended the stream of steps")?;
         let tokens = results.into_iter().map(token).collect::<anyhow::Result<_>>()?;
-        Ok(Reply { at, step_id, tokens })
+        let scores = scores.into_iter().map(|row| (row.sequence_id, row.logprobs)).collect();
+        Ok(Reply { at, step_id, tokens, scores })
     }
 }
 

@@ -15,8 +15,7 @@ use crate::ops::Allocate;
 use crate::startup::Startup;
 
 /// The device computes one step while the next one waits behind it.
-const FACTS: DeviceFacts =
-    DeviceFacts { device_type: "cuda", dtype: "float16", max_steps_in_flight: 2, scores: false };
+const FACTS: DeviceFacts = DeviceFacts { device_type: "cuda", dtype: "float16", max_steps_in_flight: 2 };
 
 /// Loads the model of `options` onto device 0; `memory_fraction` of it is the shard's.
 ///

@@ -16,6 +16,8 @@ pub struct StepShape {
     pub decode_spans: usize,
     /// Rows whose logits are computed.
     pub logits_rows: usize,
+    /// Rows after which the log-probability of a given token is wanted.
+    pub score_rows: usize,
     /// Blocks a row of the block tables.
     pub table_stride: usize,
     /// Of decode attention's plan.
@@ -39,6 +41,8 @@ pub struct Layout {
     pub tables: usize,
     pub sampling: usize,
     pub plan: usize,
+    pub score_rows: usize,
+    pub score_ids: usize,
     /// A row for each logits row, the last array: of most steps none is written, and none is copied.
     pub masks: usize,
     pub bytes: usize,
@@ -55,7 +59,8 @@ impl Layout {
             bytes = (bytes + elements * size).next_multiple_of(ALIGNMENT);
             offset
         };
-        let StepShape { rows, spans, logits_rows, table_stride, plan_ints, mask_words, .. } = shape;
+        let StepShape { rows, spans, logits_rows, score_rows, table_stride, plan_ints, mask_words, .. } =
+            shape;
         Layout {
             shape,
             tokens: place(rows, 4),
@@ -69,6 +74,8 @@ impl Layout {
             tables: place(spans * table_stride, 4),
             sampling: place(logits_rows, size_of::<sys::QuernSamplingRow>()),
             plan: place(plan_ints, 4),
+            score_rows: place(score_rows, 4),
+            score_ids: place(score_rows, 4),
             masks: place(logits_rows * mask_words, 4),
             bytes,
         }
@@ -152,6 +159,12 @@ impl<'a> Writer<'a> {
         self.sampling(index, sampling);
     }
 
+    /// The `index`-th score: of which row, and of which token.
+    pub fn score(&mut self, index: usize, row: usize, id: u32) {
+        self.ints(self.layout.score_rows + 4 * index, 1)[0] = row as i32;
+        self.ints(self.layout.score_ids + 4 * index, 1)[0] = id as i32;
+    }
+
     /// The `index`-th mask: a bit for each token, in whole words.
     pub fn mask(&mut self, index: usize, allowed: &[u8]) {
         let words = self.layout.shape.mask_words;
@@ -201,6 +214,7 @@ mod tests {
         spans: 3,
         decode_spans: 2,
         logits_rows: 3,
+        score_rows: 5,
         table_stride: 4,
         plan_ints: 8,
         mask_words: 2,
@@ -230,6 +244,8 @@ mod tests {
             (layout.tables, 12 * 4),
             (layout.sampling, 3 * 72),
             (layout.plan, 8 * 4),
+            (layout.score_rows, 5 * 4),
+            (layout.score_ids, 5 * 4),
             (layout.masks, 6 * 4),
         ];
         for (index, (offset, bytes)) in places.into_iter().enumerate() {
@@ -278,6 +294,8 @@ mod tests {
         assert_eq!(plan.len(), 8);
         plan.fill(11);
         writer.mask(1, &[1, 2, 3, 4]);
+        writer.score(0, 2, 77);
+        writer.score(4, 5, 88);
         let bytes: &[u8] = bytemuck::cast_slice(&memory);
         assert_eq!(ints(bytes, layout.row_span, 7), [0, 1, 2, 2, 2, 2, 2]);
         assert_eq!(ints(bytes, layout.tables, 12), [1, 2, 0, 0, 3, 0, 0, 0, 4, 5, 6, 7]);
@@ -285,6 +303,8 @@ mod tests {
         assert_eq!(bytes[layout.sampling + 144], 7);
         assert_eq!(ints(bytes, layout.plan, 8), [11; 8]);
         assert_eq!(ints(bytes, layout.masks + 8, 2), [0x0403_0201, 0]);
+        assert_eq!(ints(bytes, layout.score_rows, 5), [2, 0, 0, 0, 5]);
+        assert_eq!(ints(bytes, layout.score_ids, 5), [77, 0, 0, 0, 88]);
         assert_eq!([0, 1, 3, 9].map(|n| layout.used_bytes(n) - layout.masks), [0, 8, 24, 24]);
     }
 }

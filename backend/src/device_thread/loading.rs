@@ -36,13 +36,10 @@ pub struct DeviceFacts {
     pub dtype: &'static str,
     /// Steps that it wants queued at once: 1, or 2 for one ahead.
     pub max_steps_in_flight: u32,
-    /// Whether rows may carry `score_ids`.
-    pub scores: bool,
 }
 
 /// The CPU computes while it would queue: one step at a time.
-const CPU: DeviceFacts =
-    DeviceFacts { device_type: "cpu", dtype: "float32", max_steps_in_flight: 1, scores: true };
+const CPU: DeviceFacts = DeviceFacts { device_type: "cpu", dtype: "float32", max_steps_in_flight: 1 };
 
 /// What the loaded model is.
 #[derive(Debug, Clone)]

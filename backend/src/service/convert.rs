@@ -28,7 +28,6 @@ pub(super) fn info(info: &ShardInfo) -> proto::InfoReply {
         ntk_seq_length: ntk_seq_length(&config.rope),
         rank: 0,
         world_size: 1,
-        scores: info.device.scores,
     }
 }
 

@@ -115,7 +115,6 @@ async fn info_and_plan_describe_the_model() {
         ntk_seq_length: 16,
         rank: 0,
         world_size: 1,
-        scores: true,
     };
     assert_eq!(info, expected);
     let plan = fixture.client.plan(PLAN).await.unwrap().into_inner();

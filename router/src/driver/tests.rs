@@ -63,7 +63,6 @@ fn info(max_steps_in_flight: u32) -> ShardInfo {
         max_steps_in_flight,
         ntk_seq_length: 0,
         startup: Vec::new(),
-        scores: true,
     }
 }
 

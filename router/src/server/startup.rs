@@ -94,7 +94,7 @@ pub async fn start(
     }
     let (engine, driver) = driver::start(source, shard, args.watching(), metrics.clone())?;
     let workers = args.validation_workers;
-    let rules = args.rules(model.scores);
+    let rules = args.rules();
     let mut validator = Validator::new(tokenizer.clone(), limits, rules, model.vocab_size, workers);
     if !args.disable_grammar_support {
         validator = validator.with_constraints(workers);

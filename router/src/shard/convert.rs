@@ -79,7 +79,6 @@ pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, Shard
         n_blocks: 0,
         kv_bytes_per_token: info.kv_bytes_per_token,
         max_steps_in_flight: info.max_steps_in_flight,
-        scores: info.scores,
         ntk_seq_length: info.ntk_seq_length,
         startup: Vec::new(),
     })

@@ -41,7 +41,6 @@ impl Shard for SmallShard {
             ntk_seq_length: 2048,
             rank: 0,
             world_size: self.world_size,
-            scores: true,
         }))
     }
 

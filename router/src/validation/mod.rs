@@ -182,7 +182,6 @@ impl Validator {
             ids.drain(..ids.len().saturating_sub(keep));
         }
         let max_new_tokens = rules::check_lengths(ids.len(), draft.max_new_tokens, &self.limits)?;
-        rules::check_unsupported(draft.prompt_logprobs, &self.rules)?;
         if ids.is_empty() {
             return Err(Refusal::new(rules::EMPTY));
         }

@@ -13,8 +13,6 @@ pub struct Rules {
     pub max_best_of: usize,
     pub max_stop_sequences: usize,
     pub max_top_n_tokens: u32,
-    /// Whether the shard can report log-probabilities of prompt tokens.
-    pub prompt_logprobs: bool,
 }
 
 /// How a client asked for the next token to be chosen. `None` = not given.
@@ -154,14 +152,6 @@ pub(super) fn check_lengths(
         format!("`inputs` must have less than {max_input} tokens. Given: {n_input}")
     })?;
     Ok(n_new)
-}
-
-/// Valid requests for things that this version, or this device, does not do.
-pub(super) fn check_unsupported(prompt_logprobs: bool, rules: &Rules) -> Result<(), Refusal> {
-    ensure(!prompt_logprobs || rules.prompt_logprobs, || {
-        "`decoder_input_details` is not supported: this device reports no log-probabilities of prompt tokens"
-            .into()
-    })
 }
 
 fn ensure(holds: bool, text: impl FnOnce() -> String) -> Result<(), Refusal> {

@@ -9,7 +9,7 @@ use cudarc::driver::CudaEvent;
 use crate::cuda::driver::{CudaError, Gpu, PinnedMemory, named};
 use crate::cuda::sys;
 use crate::error::{LoadError, StepError};
-use crate::executor::{Done, RowOutcome, StepOutcome};
+use crate::executor::{Done, RowOutcome, RowScores, StepOutcome};
 use crate::sampler::{NotFinite, Sampled, TokenLogprob};
 
 /// Steps between their launch and their outcome, at most: one runs, one waits behind it, one is being told.
@@ -45,6 +45,10 @@ pub struct Finished {
     results: Vec<Option<Result<Sampled, String>>>,
     /// For each row of the outputs: the row of the request.
     outputs: Vec<Option<usize>>,
+    /// For each row of the request that has scores, in the outputs' order: its index, and how many.
+    scored: Vec<(usize, usize)>,
+    /// By row of the request.
+    scores: Vec<Vec<f32>>,
     /// `None`: nothing had to be launched.
     pub transfer: Option<Transfer>,
     pub launched: Result<(), CudaError>,
@@ -52,34 +56,62 @@ pub struct Finished {
 
 impl Finished {
     pub fn new(step_id: u64, sequence_ids: Vec<u64>) -> Finished {
-        let results = vec![None; sequence_ids.len()];
-        Finished { step_id, sequence_ids, results, outputs: Vec::new(), transfer: None, launched: Ok(()) }
+        let (results, scores) = (vec![None; sequence_ids.len()], vec![Vec::new(); sequence_ids.len()]);
+        Finished {
+            step_id,
+            sequence_ids,
+            results,
+            outputs: Vec::new(),
+            scored: Vec::new(),
+            scores,
+            transfer: None,
+            launched: Ok(()),
+        }
     }
 
     pub fn fail(&mut self, row: usize, fault: String) {
         self.results[row] = Some(Err(fault));
     }
 
-    pub fn expect(&mut self, outputs: &[Option<usize>]) {
+    /// What the step will give: as `StepBatch` has them.
+    pub fn expect(&mut self, outputs: &[Option<usize>], scored: &[(usize, usize)]) {
         self.outputs = outputs.to_vec();
+        self.scored = scored.to_vec();
     }
 
-    /// Reads what the device sampled.
+    /// Reads what the device sampled, and the scores behind it.
     fn read(&mut self, outputs: &[u8]) {
         let size = size_of::<sys::QuernSampled>();
-        for (bytes, row) in outputs.chunks_exact(size).zip(&self.outputs) {
+        let (sampled, scores) = outputs.split_at((self.outputs.len() * size).min(outputs.len()));
+        for (bytes, row) in sampled.chunks_exact(size).zip(&self.outputs) {
             let Some(result) = row.and_then(|row| self.results.get_mut(row)) else { continue };
             // SAFETY: the chunk is as long as the struct, which is plain numbers.
             let sampled = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<sys::QuernSampled>()) };
             *result = Some(outcome(&sampled));
         }
+        let mut scores = scores.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes));
+        for &(row, n) in &self.scored {
+            let logprobs: Vec<f32> = scores.by_ref().take(n).collect();
+            let (Some(result), Some(of_row)) = (self.results.get_mut(row), self.scores.get_mut(row)) else {
+                continue;
+            };
+            match logprobs.iter().any(|logprob| logprob.is_nan()) {
+                true => *result = Some(Err(NotFinite.to_string())),
+                false => *of_row = logprobs,
+            }
+        }
     }
 
     fn outcome(self) -> StepOutcome {
-        let results = self.sequence_ids.into_iter().zip(self.results);
-        let results =
-            results.filter_map(|(sequence_id, result)| Some(RowOutcome { sequence_id, result: result? }));
-        StepOutcome { step_id: self.step_id, results: results.collect(), scores: Vec::new() }
+        let mut outcome = StepOutcome { step_id: self.step_id, results: Vec::new(), scores: Vec::new() };
+        let rows = self.sequence_ids.into_iter().zip(self.results).zip(self.scores);
+        for ((sequence_id, result), logprobs) in rows {
+            if !logprobs.is_empty() && !matches!(result, Some(Err(_))) {
+                outcome.scores.push(RowScores { sequence_id, logprobs });
+            }
+            outcome.results.extend(result.map(|result| RowOutcome { sequence_id, result }));
+        }
+        outcome
     }
 }
 

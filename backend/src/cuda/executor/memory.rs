@@ -61,7 +61,7 @@ impl Planned {
             slots: Slots::new(room.step.slots, room.step.count_slots),
             transfer_bytes: TransferBytes {
                 inputs: room.step.input_bytes,
-                outputs: room.step.max_logits_rows * size_of::<sys::QuernSampled>(),
+                outputs: room.step.output_bytes(),
             },
             plan,
             capture_time: Duration::ZERO,
@@ -91,6 +91,7 @@ impl Planned {
             spans: batch.n_spans(),
             decode_spans: batch.n_decode(),
             logits_rows: batch.outputs.len(),
+            score_rows: batch.n_scores(),
             table_stride: self.table_stride,
             plan_ints: ops.places.plan_ints(batch.n_decode(), self.limits.max_total_tokens),
             mask_words: ops.places.mask_words,

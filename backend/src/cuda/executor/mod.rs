@@ -99,7 +99,7 @@ impl CudaExecutor {
             return Ok(finished);
         }
         let batch = StepBatch::new(rows, &mut self.sequences, &planned.slots);
-        finished.expect(&batch.outputs);
+        finished.expect(&batch.outputs, &batch.scores);
         let mut transfer = self.completion.transfer()?;
         let launched = launch(planned, &mut self.decoder, &batch, &mut transfer);
         finished.transfer = Some(transfer);
@@ -144,12 +144,9 @@ fn check_supported(row: &Row) -> Result<(), String> {
     let most = sys::QUERN_MAX_TOP_TOKENS as usize;
     let wanted =
         row.start.as_ref().and_then(|start| start.sampling).map_or(0, |sampling| sampling.top_n_tokens);
-    if wanted > most {
-        return Err(format!("top_n_tokens must be at most {most} on a GPU, got {wanted}"));
-    }
-    match row.score_ids.is_empty() {
+    match wanted <= most {
         true => Ok(()),
-        false => Err("log-probabilities of given tokens are not computed on a GPU".to_owned()),
+        false => Err(format!("top_n_tokens must be at most {most} on a GPU, got {wanted}")),
     }
 }
 
@@ -186,10 +183,14 @@ fn launch(
         }
     }
     let ops = decoder.ops();
-    let bytes = batch.outputs.len() * size_of::<sys::QuernSampled>();
-    if bytes > 0 {
-        // SAFETY: both hold as many results; nobody reads them before the mark.
-        unsafe { ops.gpu.download(ops.memory()?.sampled, &mut transfer.outputs[..bytes]) }?;
+    let n_sampled = batch.outputs.len() * size_of::<sys::QuernSampled>();
+    let (sampled, scores) = transfer.outputs.split_at_mut(n_sampled);
+    let scores = &mut scores[..batch.n_scores() * size_of::<f32>()];
+    for (from, to) in [(ops.memory()?.sampled, sampled), (ops.memory()?.scores, scores)] {
+        if !to.is_empty() {
+            // SAFETY: both sides hold as many results; nobody reads them before the mark.
+            unsafe { ops.gpu.download(from, to) }?;
+        }
     }
     transfer.mark(&ops.gpu)
 }
@@ -207,10 +208,19 @@ fn compute(
     // The ops read the tokens and spans on the device: here only the numbers of rows count.
     let batch = Batch { tokens: vec![0; shape.rows], spans: vec![], logits_rows: vec![] };
     decoder.forward(memory, &batch).map_err(failed)?;
-    if shape.logits_rows == 0 {
-        return Ok(());
+    if shape.logits_rows > 0 {
+        decoder.logits(memory, &vec![0; shape.logits_rows]).map_err(failed)?;
+        let (ops, logits) = decoder.ops_and_logits(memory);
+        ops.sample(logits)?;
     }
-    decoder.logits(memory, &vec![0; shape.logits_rows]).map_err(failed)?;
-    let (ops, logits) = decoder.ops_and_logits(memory);
-    ops.sample(logits)
+    // As many rows of logits at a time as there is room for, after the sampler is done with it.
+    let max_rows = decoder.ops().memory()?.max_logits_rows;
+    for first in (0..shape.score_rows).step_by(max_rows) {
+        let n_rows = max_rows.min(shape.score_rows - first);
+        decoder.ops_mut().gather_for_scores(first);
+        decoder.logits(memory, &vec![0; n_rows]).map_err(failed)?;
+        let (ops, logits) = decoder.ops_and_logits(memory);
+        ops.score(logits, first)?;
+    }
+    Ok(())
 }

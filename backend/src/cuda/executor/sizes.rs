@@ -13,6 +13,8 @@ use crate::ops::Allocate;
 
 /// Sequences whose sampled token has a place, at least; a place is four bytes.
 const MIN_SLOTS: usize = 4096;
+/// Rows of logits there is room for, at least: scores of a prompt are computed so many at a time.
+const MIN_LOGITS_ROWS: usize = 16;
 /// Left free for graphs and for what the driver takes by itself.
 pub const RESERVE_BYTES: usize = 512 << 20;
 
@@ -64,6 +66,7 @@ pub fn decode_shape(places: &Places, rows: usize, table_stride: usize, max_token
         spans: rows,
         decode_spans: rows,
         logits_rows: rows,
+        score_rows: 0,
         table_stride,
         plan_ints: places.plan_ints(rows, max_tokens),
         mask_words: places.mask_words,
@@ -76,13 +79,14 @@ impl Sizes {
         let (max_rows, max_spans) = (budget.max_step_tokens, budget.max_step_rows);
         let largest = StepShape {
             rows: max_rows.max(max_spans),
+            score_rows: max_rows.max(max_spans),
             ..decode_shape(places, max_spans, table_stride, budget.max_total_tokens)
         };
         Sizes {
             step: StepRoom {
                 max_rows: max_rows.max(max_spans),
                 max_spans,
-                max_logits_rows: max_spans,
+                max_logits_rows: max_spans.max(MIN_LOGITS_ROWS),
                 max_tokens: budget.max_total_tokens,
                 count_slots: max_spans,
                 slots: MIN_SLOTS.max(4 * max_spans),

@@ -16,6 +16,8 @@ struct Share {
     theta: f64,
     blocks: Vec<u32>,
     slot: Slot,
+    /// Tokens whose log-probability is wanted after the first rows.
+    score_ids: Vec<u32>,
     /// How to sample after the last token.
     sampling: Option<sys::QuernSamplingRow>,
     /// The tokens to choose from; empty = all.
@@ -30,6 +32,8 @@ pub struct StepBatch {
     n_masks: usize,
     /// For each of the step's logits, in order: the index of the row in the request that wants them.
     pub outputs: Vec<Option<usize>>,
+    /// For each row of the request that wants scores, in the device's order: its index, and how many.
+    pub scores: Vec<(usize, usize)>,
 }
 
 impl StepBatch {
@@ -42,6 +46,7 @@ impl StepBatch {
             n_decode: 0,
             n_masks: 0,
             outputs: vec![],
+            scores: vec![],
         };
         for row in rows {
             let (Some(sequence), Some(slot)) = (table.get_mut(row.sequence_id), slots.get(row.sequence_id))
@@ -58,6 +63,9 @@ impl StepBatch {
             if decodes || row.sample {
                 batch.outputs.push(row.sample.then_some(row.index));
             }
+            if !row.score_ids.is_empty() {
+                batch.scores.push((row.index, row.score_ids.len()));
+            }
             if row.sample {
                 sequence.last_sampled = LastSampled::OnDevice;
             }
@@ -68,6 +76,7 @@ impl StepBatch {
                 theta: sequence.rope_theta,
                 blocks: sequence.blocks.clone(),
                 slot,
+                score_ids: row.score_ids,
                 sampling,
                 allowed: row.allowed,
             });
@@ -92,8 +101,14 @@ impl StepBatch {
         self.n_masks
     }
 
+    /// Log-probabilities of given tokens that are wanted.
+    pub fn n_scores(&self) -> usize {
+        self.scores.iter().map(|(_, n)| n).sum()
+    }
+
+    /// Whether a captured decode step does all of it.
     pub fn decodes_only(&self) -> bool {
-        self.n_decode == self.shares.len()
+        self.n_decode == self.shares.len() && self.scores.is_empty()
     }
 
     /// Rows of the longest prompt; 0 without one.
@@ -102,7 +117,7 @@ impl StepBatch {
     }
 
     pub fn write(&self, writer: &mut Writer) {
-        let (mut row, mut output, mut mask) = (0, 0, 0);
+        let (mut row, mut output, mut mask, mut score) = (0, 0, 0, 0);
         for (index, share) in self.shares.iter().enumerate() {
             let n_rows = share.tokens.len();
             let span = SpanInput {
@@ -120,6 +135,10 @@ impl StepBatch {
                         writer.row(row + i, id as i32, share.count_row(i));
                     }
                 }
+            }
+            for (i, &id) in share.score_ids.iter().enumerate() {
+                writer.score(score, row + i, id);
+                score += 1;
             }
             row += n_rows;
             if !share.allowed.is_empty() {
@@ -233,20 +252,22 @@ mod tests {
             &mut table,
             &mut slots,
             vec![
-                row(3, &[30, 31, 32, 33], Ok(greedy), true),
-                row(2, &[22], Err(2), false),
+                Row { score_ids: vec![31, 32, 33], ..row(3, &[30, 31, 32, 33], Ok(greedy), true) },
+                Row { score_ids: vec![23], ..row(2, &[22], Err(2), false) },
                 Row { allowed: allowed.clone(), ..row(1, &[], Err(3), true) },
             ],
         );
         assert_eq!((batch.n_rows(), batch.n_spans(), batch.n_decode()), (6, 3, 2));
         assert_eq!(batch.outputs, [None, Some(2), Some(0)]);
         assert_eq!((first.n_masks(), batch.n_masks()), (0, 1));
+        assert_eq!((batch.n_scores(), &batch.scores[..]), (4, &[(1, 1), (0, 3)][..]));
 
         let shape = StepShape {
             rows: 6,
             spans: 3,
             decode_spans: 2,
             logits_rows: 3,
+            score_rows: batch.n_scores(),
             table_stride: 4,
             plan_ints: 0,
             mask_words: allowed.len() / 4,
@@ -268,5 +289,19 @@ mod tests {
         let mask_at = std::mem::offset_of!(sys::QuernSamplingRow, mask);
         assert_eq!([0, 1, 2].map(|i| sampling(i, mask_at)), [0, 1, 0]);
         assert_eq!(ints(layout.masks, 2), [7 << 24, 0]);
+        assert_eq!(ints(layout.score_rows, 4), [0, 2, 3, 4]);
+        assert_eq!(ints(layout.score_ids, 4), [23, 31, 32, 33]);
+    }
+
+    /// Captured steps compute no scores.
+    #[test]
+    fn a_row_that_is_scored_is_no_plain_decode_row() {
+        let (mut table, mut slots) = (SequenceTable::default(), Slots::new(8, 2));
+        for (score_ids, decodes_only) in [(vec![], true), (vec![7], false)] {
+            slots.forget(&[1]);
+            table.forget(&[1]);
+            let row = Row { score_ids, ..row(1, &[5], Ok(SamplingParameters::GREEDY), true) };
+            assert_eq!(step(&mut table, &mut slots, vec![row]).decodes_only(), decodes_only);
+        }
     }
 }

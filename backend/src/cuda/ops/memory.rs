@@ -21,6 +21,10 @@ pub struct StepMemory {
     pub last_sampled: u64,
     /// `QuernSampled` `[logits rows]`.
     pub sampled: u64,
+    /// float32 `[rows]`: log-probabilities of given tokens.
+    pub scores: u64,
+    /// Rows of logits there is room for.
+    pub max_logits_rows: usize,
     /// float32 pairs `[rows, rope_dim / 2]` and float32 `[rows]`.
     pub(super) angles: u64,
     pub(super) query_factors: u64,
@@ -43,6 +47,13 @@ pub struct StepRoom {
     pub input_bytes: usize,
 }
 
+impl StepRoom {
+    /// What one step brings back, at most.
+    pub fn output_bytes(&self) -> usize {
+        self.max_logits_rows * size_of::<sys::QuernSampled>() + self.max_rows * size_of::<f32>()
+    }
+}
+
 impl Places {
     /// Takes the memory that steps need beside the decoder's.
     pub fn step_memory(&mut self, room: &StepRoom, config: &ModelConfig) -> Result<StepMemory, LoadError> {
@@ -62,6 +73,8 @@ impl Places {
             biases: arena.take("logit biases", room.count_slots * bias_row)?,
             last_sampled: arena.take("sampled tokens", room.slots * 4)?,
             sampled: arena.take("sampled tokens", room.max_logits_rows * size_of::<sys::QuernSampled>())?,
+            scores: arena.take("scores", room.max_rows * size_of::<f32>())?,
+            max_logits_rows: room.max_logits_rows,
             angles: arena.take("rotary angles", room.max_rows * config.rope.dim * 4)?,
             query_factors: arena.take("query factors", room.max_rows * 4)?,
             attention_workspace: arena.take("decode attention", attention as usize)?,
@@ -96,8 +109,14 @@ impl CudaOps {
 
     /// From now on steps are read by `layout`; `max_prefill_rows` is the longest span's.
     pub fn set_layout(&mut self, layout: &Layout, max_prefill_rows: usize) {
+        self.logits_index = layout.logits_rows;
         self.layout = Some(layout.clone());
         self.max_prefill_rows = max_prefill_rows;
+    }
+
+    /// From now on, and until the next layout, logits are those of the scores' rows from the `first` on.
+    pub fn gather_for_scores(&mut self, first: usize) {
+        self.logits_index = self.layout.as_ref().map_or(0, |layout| layout.score_rows + 4 * first);
     }
 
     pub(super) fn layout(&self) -> Result<&Layout, CudaError> {

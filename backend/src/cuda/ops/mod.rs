@@ -12,6 +12,7 @@ mod linear;
 mod load;
 mod memory;
 mod places;
+mod sampling;
 mod transfer;
 
 use std::borrow::Cow;
@@ -74,6 +75,8 @@ pub struct CudaOps {
     memory: Option<StepMemory>,
     /// Of the step that is being launched.
     layout: Option<Layout>,
+    /// Where the step's inputs say which rows' logits are wanted.
+    logits_index: usize,
     max_prefill_rows: usize,
     pub vocab: usize,
 }
@@ -95,6 +98,7 @@ impl CudaOps {
             order: Order::default(),
             memory: None,
             layout: None,
+            logits_index: 0,
             max_prefill_rows: 0,
             vocab: config.vocab,
         })
@@ -106,27 +110,6 @@ impl CudaOps {
         self.gpu.synchronize()?;
         let reading = self.loader.take().map_or(Duration::ZERO, |loader| loader.transfer.reading);
         Ok((self.places.weight_bytes(), reading))
-    }
-
-    /// Chooses a token for every row of `logits`, as the step's inputs say.
-    pub fn sample(&mut self, logits: &CudaAct) -> Result<(), CudaError> {
-        let (memory, layout) = (self.memory()?, self.layout()?);
-        let args = sys::QuernSample {
-            logits: pointer(logits.address),
-            row: pointer(memory.inputs + layout.sampling as u64).cast(),
-            counts: pointer(memory.counts).cast(),
-            biases: pointer(memory.biases).cast(),
-            masks: pointer(memory.inputs + layout.masks as u64).cast(),
-            last_sampled: pointer(memory.last_sampled).cast(),
-            out: pointer(memory.sampled).cast(),
-            scratch: std::ptr::null_mut(),
-            logits_are_f16: 0,
-            rows: logits.rows as i32,
-            vocab: logits.cols as i32,
-            ld: logits.cols as i32,
-        };
-        // SAFETY: all arrays were allocated for the largest step; logits are float32.
-        check("sample", unsafe { sys::quern_sample(&self.gpu.device, &args, self.gpu.stream_pointer()) })
     }
 }
 
@@ -338,7 +321,7 @@ impl Ops for CudaOps {
     }
 
     fn gather_rows(&mut self, x: &CudaAct, rows: &[usize], out: &mut CudaAct) -> Result<(), StepError> {
-        let index = self.memory()?.inputs + self.layout()?.logits_rows as u64;
+        let index = self.memory()?.inputs + self.logits_index as u64;
         let args = sys::QuernGather {
             x: pointer(x.address),
             index: pointer(index).cast(),

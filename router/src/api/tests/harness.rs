@@ -50,7 +50,6 @@ const INFO: fn() -> ShardInfo = || ShardInfo {
     max_steps_in_flight: 1,
     ntk_seq_length: 0,
     startup: Vec::new(),
-    scores: true,
 };
 
 /// What the shard does for one prompt.
@@ -220,7 +219,7 @@ pub fn serve_within(limits: Limits, settings: EdgeSettings, edit: impl FnOnce(&m
     let (engine, driver) = driver::start(source, shard, watching, metrics.clone()).unwrap();
     tokio::spawn(driver);
     let tokenizer = testing::tiktoken();
-    let rules = Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5, prompt_logprobs: true };
+    let rules = Rules { max_best_of: 2, max_stop_sequences: 4, max_top_n_tokens: 5 };
     let template = testing::with_files(&[("qwen.tiktoken", &testing::tiktoken_file())], |dir| {
         ChatTemplate::from_dir(dir, None).ok()
     });
