@@ -71,6 +71,19 @@ def test_two_shards_are_compared(models, tmp_path):
     assert 0 < greedy["inexact_logprobs"] and greedy["worst_logprob_difference"] < 1e-3
 
 
+def test_windows_are_compared(models, tmp_path):
+    """Layers with and without a sliding window in one model, and prompts that outgrow it."""
+    folder, report = tmp_path / "windowed", tmp_path / "compare.json"
+    run(sys.executable, GPU / "windowed.py", models.smollm2_awq(), folder)
+    run(
+        EXAMPLES / "compare_shards", "--model-path", folder, "--golden", GOLDEN / "smollm2-135m-awq-g64.json",
+        "--second", "--device cpu --threads 1", "--new-tokens", 4, "--kv-tokens", 16384, "--json", report,
+    )  # fmt: skip
+    assert json.loads(report.read_text())["holds"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["sliding_window"] == 40 and set(config["layer_types"]) == {"full_attention", "sliding_attention"}
+
+
 def test_the_stack_is_measured(roomy, tmp_path):
     engine, report = tmp_path / "engine.json", tmp_path / "stack.json"
     engine.write_text(json.dumps({"figures": {"decode_tok_s_b1_16_24": 0.5}}))

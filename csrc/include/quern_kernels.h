@@ -296,6 +296,7 @@ typedef struct QuernAttention {
   int32_t layer;
   int32_t n_heads;            /* multiple of n_kv_heads */
   int32_t rope_dim;           /* multiple of 16, <= head_dim: pairs are (i, i + rope_dim / 2) */
+  int32_t window;             /* tokens that a query attends to, its own the last of them; 0: all up to its own */
 } QuernAttention;
 
 /* For rows [first_row, first_row + rows): adds the bias, rotates q and k, scales q by its factor, leaves q in qkv and
@@ -303,8 +304,8 @@ typedef struct QuernAttention {
 int32_t quern_rope_store(const QuernDevice *device, const QuernAttention *args, const int32_t *row_span,
                          int32_t first_row, int32_t rows, void *stream);
 
-/* Prefill: causal softmax(q k^T / sqrt(head_dim)) v of all rows of all spans over the whole of their sequences, after
- * quern_rope_store. max_rows: the largest n_rows of a span (what the host knows; rows beyond it are not computed).
+/* Prefill: causal softmax(q k^T / sqrt(head_dim)) v of all rows of all spans over the whole of their sequences, or the
+ * window of them, after quern_rope_store. max_rows: the largest n_rows of a span (what the host knows; rows beyond it are not computed).
  * A row's result depends on its sequence alone, bit for bit, however the prompt was cut into spans. */
 int32_t quern_prefill_attention(const QuernDevice *device, const QuernAttention *args, int32_t max_rows, void *stream);
 
@@ -315,11 +316,12 @@ typedef struct QuernDecodeShape {
   int32_t n_heads;    /* n_heads / n_kv_heads <= 8 */
   int32_t n_kv_heads;
   int32_t head_dim;
+  int32_t window;     /* as in QuernAttention; read by quern_decode_plan alone */
 } QuernDecodeShape;
 
-/* Decode's list of work, made on the host for a step (the same for all layers) and copied to the device: how each
- * sequence is cut along its tokens depends on its own length, the model, the device and whether n_spans is up to 2, 8, 16
- * or more.
+/* Decode's list of work, made on the host for a step (the same for all layers of one window) and copied to the device: how
+ * each sequence is cut along its tokens depends on its own length, the window, the model, the device and whether n_spans is
+ * up to 2, 8, 16 or more.
  * `positions` (host): as in QuernSpans. `plan` (host) has room for quern_decode_plan_ints; on the device it is 32-byte aligned. Returns the number
  * of items, or -1 if the shape is not supported or a sequence is longer than max_tokens. */
 int32_t quern_decode_plan(const QuernDevice *device, const QuernDecodeShape *shape, const int32_t *positions,
@@ -332,7 +334,7 @@ uint64_t quern_decode_workspace(const QuernDevice *device, const QuernDecodeShap
 uint64_t quern_decode_counter_bytes(const QuernDecodeShape *shape);
 
 /* Decode: one row a span (n_rows is not read). Takes qkv as the linear layer left it: adds the bias, rotates, writes k
- * and v to the cache and attends, in one launch. A row's result depends on its sequence alone, bit for bit, within n_spans
+ * and v to the cache and attends, in one launch. The plan was made for the same window. A row's result depends on its sequence alone, bit for bit, within n_spans
  * up to 2, up to 8, up to 16 and beyond. The grid is fixed by n_spans and max_tokens; lengths and work are read from device
  * memory, so a captured launch serves every step.
  * Rows of padding spans are not written. Reads the plan, first_row, block_tables and the cached tokens before the kernel

@@ -7,7 +7,7 @@
 // in order. A sequence of several items leaves partial results in the workspace, and the block that arrives last sums
 // them in the order of the splits.
 #include "attention/check.h"
-#include "attention/decode_plan.h"
+#include "attention/decode_sizes.h"
 #include "attention/decode_tile.cuh"
 #include "attention/merge.cuh"
 #include "attention/rotate.cuh"
@@ -19,7 +19,6 @@ namespace {
 
 constexpr int kWarps = 6;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kBlocksPerSm = 2;
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct Params {
@@ -36,6 +35,8 @@ struct Params {
 /// What a block works on.
 struct Work {
   int kv_head, span, first, end, split, n_splits, slot, row;
+  int unseen;      // of its tokens, in front: before the window
+  int first_tile;  // with a token that is seen; behind the last tile where only the newest token is
   /// The newest token is the last of the last split.
   __device__ __forceinline__ bool has_newest() const { return split + 1 == n_splits; }
   __device__ __forceinline__ int n_cached() const { return end - first - has_newest(); }
@@ -53,10 +54,16 @@ struct Shared {
   bool is_last;
 };
 
+template <bool kWindowed>
 __device__ __forceinline__ Work load_work(const Params &p, int index) {
   const int4 *item = reinterpret_cast<const int4 *>(p.plan + kPlanInts * (1 + index / p.a.cache.n_kv_heads));
   const int4 a = __ldg(item), b = __ldg(item + 1);
-  return {index % p.a.cache.n_kv_heads, a.x, a.y, a.z, a.w, b.x, b.y, __ldg(p.a.spans.first_row + a.x)};
+  Work work = {index % p.a.cache.n_kv_heads, a.x, a.y, a.z, a.w, b.x, b.y, __ldg(p.a.spans.first_row + a.x), 0, 0};
+  if constexpr (kWindowed) {
+    work.unseen = b.z;
+    work.first_tile = b.z < work.n_cached() ? b.z / kTileTokens : work.n_tiles();
+  }
+  return work;
 }
 
 __device__ __forceinline__ const int32_t *block_table(const Params &p, const Work &work) {
@@ -132,7 +139,7 @@ __device__ __forceinline__ int last_token(const Work &work, int i) {
 /// Returns this lane's entry of the block table.
 template <int kHeadDim>
 __device__ __forceinline__ int walk_item(const Params &p, const Work &work, DecodeTile<kHeadDim> &tile) {
-  const int lane = threadIdx.x % 32, i = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, i = work.first_tile + threadIdx.x / 32;
   const bool used = lane < ceil_div(work.n_cached(), kKvBlock);
   const int my_block = used ? __ldg(block_table(p, work) + work.first / kKvBlock + lane) : 0;
   if (i < work.n_tiles()) {
@@ -143,20 +150,21 @@ __device__ __forceinline__ int walk_item(const Params &p, const Work &work, Deco
   return my_block;
 }
 
-template <int kHeadDim>
-__device__ __forceinline__ void add_tile(DecodeTile<kHeadDim> &tile, float scale, int n_tokens, float (&scores)[2][2]) {
+template <bool kWindowed, int kHeadDim>
+__device__ __forceinline__ void add_tile(DecodeTile<kHeadDim> &tile, float scale, int unseen, int n_tokens,
+                                         float (&scores)[2][2]) {
   uint32_t weights[2];
-  tile.softmax(scores, scale, n_tokens, weights);
+  tile.template softmax<kWindowed>(scores, scale, unseen, n_tokens, weights);
   tile.add_values(weights);
 }
 
 /// All of this warp's tokens; its first tile is on the way already.
-template <int kHeadDim>
+template <bool kWindowed, int kHeadDim>
 __device__ __forceinline__ void attend(const Params &p, const Work &work, int my_block, const Shared<kHeadDim> &shared,
                                        DecodeTile<kHeadDim> &tile) {
   float scores[2][2];
   const int n_tiles = work.n_tiles();
-  int i = threadIdx.x / 32;
+  int i = work.first_tile + threadIdx.x / 32;
   // A tile's registers are filled again as soon as they have been read, so that loads are always in flight.
   for (; i < n_tiles; i += kWarps) {
     const int next = i + kWarps;
@@ -166,7 +174,7 @@ __device__ __forceinline__ void attend(const Params &p, const Work &work, int my
       base = tile_base<kHeadDim>(p, work, my_block, next);
       tile.load_keys(base, first_token(next), last_token(work, next));
     }
-    add_tile(tile, p.scale, work.n_cached() - i * kTileTokens, scores);
+    add_tile<kWindowed>(tile, p.scale, work.unseen - i * kTileTokens, work.n_cached() - i * kTileTokens, scores);
     if (next < n_tiles) {
       tile.load_values(base + value_offset<kHeadDim>(p), first_token(next), last_token(work, next));
     }
@@ -174,7 +182,7 @@ __device__ __forceinline__ void attend(const Params &p, const Work &work, int my
   if (i == n_tiles && work.has_newest()) {
     tile.take_token(shared.key, shared.value);
     tile.scores(shared.queries, scores);
-    add_tile(tile, p.scale, 1, scores);
+    add_tile<false>(tile, p.scale, 0, 1, scores);
   }
 }
 
@@ -212,7 +220,7 @@ __device__ __forceinline__ void merge_warps(const Params &p, const Work &work, i
                                             const Shared<kHeadDim> &shared) {
   for (int i = threadIdx.x; i < n_queries * kHeadDim; i += kThreads) {
     const int query = i / kHeadDim, element = i % kHeadDim, head = work.kv_head * n_queries + query;
-    const int used = min(kWarps, work.n_tiles() + work.has_newest());
+    const int used = min(kWarps, work.n_tiles() - work.first_tile + work.has_newest());
     Merge merged;
     for (int warp = 0; warp < used; ++warp) {
       merged.add(shared.max[warp][query], shared.sum[warp][query], shared.out[warp][query][element]);
@@ -251,8 +259,8 @@ __device__ __forceinline__ void merge_splits(const Params &p, const Work &work, 
   }
 }
 
-template <int kHeadDim>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kernel(const Params p) {
+template <int kHeadDim, bool kWindowed>
+__global__ void __launch_bounds__(kThreads, kDecodeBlocksPerSm) decode_attention_kernel(const Params p) {
   __shared__ Shared<kHeadDim> shared;
   // The plan, the tables and the tokens before the newest were complete before this step's first kernel.
   const int n_queries = p.a.n_heads / p.a.cache.n_kv_heads, n_blocks = gridDim.x;
@@ -267,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
   // A block's first two pairs are fixed, so that little work needs no counting. From there on blocks take what is next:
   // memory does not serve all multiprocessors equally.
   const bool counts = n_work > 2 * n_blocks;
-  Work work = load_work(p, index);
+  Work work = load_work<kWindowed>(p, index);
   DecodeTile<kHeadDim> tile;
   int my_block = walk_item(p, work, tile);
   for (int i = threadIdx.x; i < kMaxQueries * DecodeTile<kHeadDim>::kQueryStride; i += kThreads) {
@@ -284,11 +292,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode_attention_kerne
     int after = n_work;
     if (threadIdx.x == 0 && counts && index < n_work) after = 2 * n_blocks + atomicAdd(p.given, 1);
     tile.start();
-    attend(p, work, my_block, shared, tile);
+    attend<kWindowed>(p, work, my_block, shared, tile);
     leave(tile, n_queries, shared);
     const Work done = work;
     if (index < n_work) {
-      work = load_work(p, index);
+      work = load_work<kWindowed>(p, index);
       my_block = walk_item(p, work, tile);
     }
     if (threadIdx.x == 0) shared.next[turn ^ 1] = after;
@@ -305,50 +313,26 @@ constexpr int kEarlySpans = 8;
 
 /// Shared memory that the blocks of a multiprocessor need, in percent of what it has: the rest is L1, through which all of
 /// K and V comes. Left to itself a multiprocessor keeps what the matrix product before had it set up for, nearly no L1.
-template <int kHeadDim>
+template <int kHeadDim, bool kWindowed>
 int32_t leave_room_for_l1() {
   cudaDeviceProp properties;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess || cudaGetDeviceProperties(&properties, device) != cudaSuccess) return QUERN_NO_DEVICE;
-  const size_t needed = kBlocksPerSm * (sizeof(Shared<kHeadDim>) + properties.reservedSharedMemPerBlock);
+  const size_t needed = kDecodeBlocksPerSm * (sizeof(Shared<kHeadDim>) + properties.reservedSharedMemPerBlock);
   const int percent = int((100 * needed + properties.sharedMemPerMultiprocessor - 1) / properties.sharedMemPerMultiprocessor);
-  return cudaFuncSetAttribute(decode_attention_kernel<kHeadDim>, cudaFuncAttributePreferredSharedMemoryCarveout,
+  return cudaFuncSetAttribute(decode_attention_kernel<kHeadDim, kWindowed>, cudaFuncAttributePreferredSharedMemoryCarveout,
                               percent) == cudaSuccess ? QUERN_OK : QUERN_UNSUPPORTED;
-}
-
-SplitPolicy split_policy(const QuernDevice &device, const QuernDecodeShape &shape) {
-  return {device.sm_count * kBlocksPerSm, shape.n_kv_heads, shape.n_spans};
-}
-bool decode_shape_ok(const QuernDecodeShape &shape) {
-  return shape.n_spans > 0 && shape.max_tokens > 0 && shape.n_kv_heads > 0 && shape.n_heads > 0 &&
-         shape.n_heads % shape.n_kv_heads == 0 && shape.n_heads / shape.n_kv_heads <= kMaxQueries &&
-         kv_head_dim_ok(shape.head_dim);
-}
-int max_items(const QuernDevice &device, const QuernDecodeShape &shape) {
-  return shape.n_spans * split_policy(device, shape).max_splits(shape.max_tokens);
-}
-
-/// Parts of the workspace: offsets in bytes, and the size. The counters are in front.
-struct Workspace {
-  uint64_t weights, partial, total;
-};
-constexpr int kBlockCounters = 2;
-constexpr uint64_t round_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
-uint64_t counter_bytes(const QuernDecodeShape &shape) {
-  return round_up((kBlockCounters + uint64_t(shape.n_spans) * shape.n_kv_heads) * sizeof(int32_t));
-}
-Workspace workspace(const QuernDevice &device, const QuernDecodeShape &shape) {
-  const uint64_t results = uint64_t(max_items(device, shape)) * shape.n_heads;
-  const uint64_t weights = counter_bytes(shape);
-  const uint64_t partial = weights + round_up(results * sizeof(float2));
-  return {weights, partial, partial + round_up(results * shape.head_dim * sizeof(float))};
 }
 
 }  // namespace
 
 int32_t decode_attention_prepare() {
-  const int32_t status = leave_room_for_l1<64>();
-  return status == QUERN_OK ? leave_room_for_l1<128>() : status;
+  for (const auto prepare : {leave_room_for_l1<64, false>, leave_room_for_l1<64, true>, leave_room_for_l1<128, false>,
+                             leave_room_for_l1<128, true>}) {
+    const int32_t status = prepare();
+    if (status != QUERN_OK) return status;
+  }
+  return QUERN_OK;
 }
 
 }  // namespace quern
@@ -363,8 +347,8 @@ extern "C" int32_t quern_decode_plan(const QuernDevice *device, const QuernDecod
                                      int32_t *plan) {
   if (!decode_shape_ok(*shape)) return -1;
   const SplitPolicy policy = split_policy(*device, *shape);
-  return make_decode_plan(positions, shape->n_spans, shape->max_tokens, plan,
-                          [&](int length) { return policy.target(length); });
+  const DecodeSpans spans = {positions, shape->n_spans, shape->max_tokens, shape->window};
+  return make_decode_plan(spans, plan, [&](int length) { return policy.target(length); });
 }
 
 extern "C" uint64_t quern_decode_workspace(const QuernDevice *device, const QuernDecodeShape *shape) {
@@ -378,7 +362,7 @@ extern "C" uint64_t quern_decode_counter_bytes(const QuernDecodeShape *shape) {
 extern "C" int32_t quern_decode_attention(const QuernDevice *device, const QuernAttention *args, const int32_t *plan,
                                           void *space, int32_t max_tokens, void *stream) {
   const QuernDecodeShape shape = {args->spans.n_spans, max_tokens, args->n_heads, args->cache.n_kv_heads,
-                                  args->cache.head_dim};
+                                  args->cache.head_dim, args->window};
   if (!attention_shape_ok(*args) || !decode_shape_ok(shape)) return QUERN_BAD_SHAPE;
   if (!attention_pointers_ok(*args) || !is_aligned(plan, 32) || !is_aligned(space, 256)) return QUERN_BAD_POINTER;
   const Workspace parts = workspace(*device, shape);
@@ -392,7 +376,10 @@ extern "C" int32_t quern_decode_attention(const QuernDevice *device, const Quern
                          kLog2E / sqrtf(static_cast<float>(shape.head_dim)),
                          shape.n_spans <= kEarlySpans};
   const int64_t most = int64_t(max_items(*device, shape)) * shape.n_kv_heads;
-  const int64_t resident = int64_t(device->sm_count) * kBlocksPerSm;
+  const int64_t resident = int64_t(device->sm_count) * kDecodeBlocksPerSm;
   const LaunchShape grid = {static_cast<unsigned>(most < resident ? most : resident), kThreads, 0, 1, device->pdl != 0};
-  return launch(shape.head_dim == 64 ? decode_attention_kernel<64> : decode_attention_kernel<128>, grid, stream, params);
+  if (args->window > 0) {
+    return launch(shape.head_dim == 64 ? decode_attention_kernel<64, true> : decode_attention_kernel<128, true>, grid, stream, params);
+  }
+  return launch(shape.head_dim == 64 ? decode_attention_kernel<64, false> : decode_attention_kernel<128, false>, grid, stream, params);
 }

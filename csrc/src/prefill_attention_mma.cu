@@ -121,11 +121,17 @@ struct WarpQueries {
     }
   }
 
-  __device__ __forceinline__ void tile(uint32_t keys, uint32_t values, int first_token, int position, float scale) {
+  /// `position`: of the warp's first query.
+  template <bool kWindowed>
+  __device__ __forceinline__ void tile(uint32_t keys, uint32_t values, int first_token, int position, const PrefillParams &p) {
     float s[kTokens / 8][4] = {}, factor[2];
     scores(keys, s);
-    if (first_token + kTokens - 1 > position) mask_causal(s, first_token, position + threadIdx.x % 32 / 4);
-    softmax_rows(s, scale, rows, factor);
+    const int row_position = position + threadIdx.x % 32 / 4;
+    if (first_token + kTokens - 1 > position) mask_causal(s, first_token, row_position);
+    if (kWindowed && first_token < first_seen(position + 15, p.a.window)) {
+      mask_window(s, first_token, first_seen(row_position, p.a.window));
+    }
+    softmax_rows<kWindowed>(s, p.scale, rows, factor);
 #pragma unroll
     for (int n = 0; n < kHeadDim / 8; ++n) {
 #pragma unroll
@@ -151,7 +157,7 @@ struct WarpQueries {
   }
 };
 
-template <int kHeadDim>
+template <int kHeadDim, bool kWindowed>
 __global__ void __launch_bounds__(kThreads, 1) prefill_mma_kernel(const PrefillParams p) {
   extern __shared__ __align__(128) char smem[];
   using Memory = Smem<kHeadDim>;
@@ -161,23 +167,24 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_mma_kernel(const PrefillP
   if (q.n_rows <= 0) return;
   const uint32_t base = smem_address(smem);
   load_queries<kHeadDim>(p.a, q, base);
-  load_tokens<kHeadDim>(p.a, q, 0, base + Memory::key(0), base + Memory::value(0));
+  const int first_tile = q.first_tile<kWindowed>(kTokens, p.a.window), n_tiles = ceil_div(q.n_tokens(), kTokens);
+  load_tokens<kHeadDim>(p.a, q, first_tile * kTokens, base + Memory::key(first_tile % 2), base + Memory::value(first_tile % 2));
   cp_async_commit();
-  const int n_tiles = ceil_div(q.n_tokens(), kTokens);
   const int position = q.first_position + threadIdx.x / 32 * 16;  // of the warp's first query
   WarpQueries<kHeadDim> queries;
-  for (int i = 0; i < n_tiles; ++i) {
+  for (int i = first_tile; i < n_tiles; ++i) {
     cp_async_wait<0>();
     __syncthreads();
-    if (i == 0) queries.load(base);
+    if (i == first_tile) queries.load(base);
     if (i + 1 < n_tiles) {
       const int stage = (i + 1) % 2;
       load_tokens<kHeadDim>(p.a, q, (i + 1) * kTokens, base + Memory::key(stage), base + Memory::value(stage));
       cp_async_commit();
     }
-    // A tile beyond all queries of this warp would change nothing.
+    // A tile beyond all queries of this warp, or before all their windows, would change nothing.
     if (i * kTokens > position + 15) continue;
-    queries.tile(base + Memory::key(i % 2), base + Memory::value(i % 2), i * kTokens, position, p.scale);
+    if (kWindowed && i * kTokens + kTokens <= first_seen(position, p.a.window)) continue;
+    queries.template tile<kWindowed>(base + Memory::key(i % 2), base + Memory::value(i % 2), i * kTokens, position, p);
   }
   queries.store(p.a, q);
 }
@@ -185,15 +192,22 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_mma_kernel(const PrefillP
 }  // namespace
 
 int32_t prefill_mma_prepare(const QuernDevice &device) {
-  const int32_t status = raise_smem_limit(prefill_mma_kernel<64>, device);
-  return status == QUERN_OK ? raise_smem_limit(prefill_mma_kernel<128>, device) : status;
+  for (const auto kernel : {prefill_mma_kernel<64, false>, prefill_mma_kernel<64, true>, prefill_mma_kernel<128, false>,
+                            prefill_mma_kernel<128, true>}) {
+    const int32_t status = raise_smem_limit(kernel, device);
+    if (status != QUERN_OK) return status;
+  }
+  return QUERN_OK;
 }
 
 int32_t prefill_mma(const QuernDevice &device, const PrefillParams &params, void *stream) {
   const bool small = params.a.cache.head_dim == 64;
   const LaunchShape shape = {static_cast<unsigned>(params.n_items), kThreads,
                              unsigned(small ? Smem<64>::kBytes : Smem<128>::kBytes), 1, device.pdl != 0};
-  return launch(small ? prefill_mma_kernel<64> : prefill_mma_kernel<128>, shape, stream, params);
+  if (params.a.window > 0) {
+    return launch(small ? prefill_mma_kernel<64, true> : prefill_mma_kernel<128, true>, shape, stream, params);
+  }
+  return launch(small ? prefill_mma_kernel<64, false> : prefill_mma_kernel<128, false>, shape, stream, params);
 }
 
 }  // namespace quern

@@ -32,7 +32,7 @@ __device__ __forceinline__ void init_barriers(const Memory<kHeadDim> &memory) {
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-template <int kHeadDim>
+template <int kHeadDim, bool kWindowed>
 __global__ void __launch_bounds__(kThreads, 1) prefill_wgmma_kernel(const __grid_constant__ PrefillParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char smem[];
@@ -44,10 +44,10 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_wgmma_kernel(const __grid
   const int group = threadIdx.x / 128;
   if (group == kConsumers) {
     give_registers<kProducerRegisters>();
-    if (threadIdx.x % 128 < 32) Producer<kHeadDim>(p, memory).run();
+    if (threadIdx.x % 128 < 32) Producer<kHeadDim, kWindowed>(p, memory).run();
   } else {
     take_registers<kConsumerRegisters>();
-    Consumer<kHeadDim>(p, memory, group).run();
+    Consumer<kHeadDim, kWindowed>(p, memory, group).run();
   }
 #endif
 }
@@ -55,8 +55,12 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_wgmma_kernel(const __grid
 }  // namespace
 
 int32_t prefill_wgmma_prepare(const QuernDevice &device) {
-  const int32_t status = raise_smem_limit(prefill_wgmma_kernel<64>, device);
-  return status == QUERN_OK ? raise_smem_limit(prefill_wgmma_kernel<128>, device) : status;
+  for (const auto kernel : {prefill_wgmma_kernel<64, false>, prefill_wgmma_kernel<64, true>, prefill_wgmma_kernel<128, false>,
+                            prefill_wgmma_kernel<128, true>}) {
+    const int32_t status = raise_smem_limit(kernel, device);
+    if (status != QUERN_OK) return status;
+  }
+  return QUERN_OK;
 }
 
 int32_t prefill_wgmma(const QuernDevice &device, const PrefillParams &params, void *stream) {
@@ -64,7 +68,10 @@ int32_t prefill_wgmma(const QuernDevice &device, const PrefillParams &params, vo
   const int blocks = params.n_items < device.sm_count ? params.n_items : device.sm_count;
   const LaunchShape shape = {static_cast<unsigned>(blocks), kThreads,
                              unsigned(small ? Memory<64>::kBytes : Memory<128>::kBytes), 1, device.pdl != 0};
-  return launch(small ? prefill_wgmma_kernel<64> : prefill_wgmma_kernel<128>, shape, stream, params);
+  if (params.a.window > 0) {
+    return launch(small ? prefill_wgmma_kernel<64, true> : prefill_wgmma_kernel<128, true>, shape, stream, params);
+  }
+  return launch(small ? prefill_wgmma_kernel<64, false> : prefill_wgmma_kernel<128, false>, shape, stream, params);
 }
 
 }  // namespace quern

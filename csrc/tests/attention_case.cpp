@@ -83,7 +83,8 @@ size_t AttentionCase::cache_at(int sequence, int position, int kv_head, bool is_
          (is_value ? kv_value_offset(shape) : 0) + kv_element_offset(position % kKvBlock, element);
 }
 
-/// Keys and values of the tokens before each sequence's first span; everything else stays NaN.
+/// Keys and values of the tokens before each sequence's first span; everything else stays NaN, and so does what only a
+/// kernel that ignores the window would read.
 void AttentionCase::fill_past(Rng &rng) {
   const size_t bytes = quern_kv_layer_bytes(n_blocks_, dims_.n_kv_heads, dims_.head_dim);
   cache_.assign(kLayers * bytes / 2, kNan);
@@ -91,7 +92,8 @@ void AttentionCase::fill_past(Rng &rng) {
   for (const SpanSpec &span : spans_) {
     if (span.position < 0 || seen[span.sequence]) continue;
     seen[span.sequence] = true;
-    for (int position = 0; position < span.position; ++position) {
+    const int first = first_seen(span.position) / dims_.run * dims_.run;
+    for (int position = first; position < span.position; ++position) {
       for (int head = 0; head < dims_.n_kv_heads; ++head) {
         for (int i = 0; i < dims_.head_dim; ++i) {
           cache_[cache_at(span.sequence, position, head, false, i)] = to_half(rng.uniform(-2.f, 2.f));
@@ -165,12 +167,12 @@ void AttentionCase::compute_out() {
   });
 }
 
-/// softmax(q k^T / sqrt(d)) v of one query over the tokens up to its own.
+/// softmax(q k^T / sqrt(d)) v of one query over the tokens up to its own, or the window of them.
 void AttentionCase::attend(int index, int head, const std::vector<double> &keys, const std::vector<double> &values) {
-  const int d = dims_.head_dim, length = row(index).position + 1;
-  std::vector<double> q(d), scores(length);
+  const int d = dims_.head_dim, length = row(index).position + 1, seen = first_seen(row(index).position);
+  std::vector<double> q(d), scores(length, -INFINITY);
   for (int e = 0; e < d; ++e) q[e] = to_float(rotated_[size_t(index) * width() + size_t(head) * d + e]);
-  for (int token = 0; token < length; ++token) {
+  for (int token = seen; token < length; ++token) {
     double sum = 0.0;
     for (int e = 0; e < d; ++e) sum += q[e] * keys[size_t(token) * d + e];
     scores[token] = sum / std::sqrt(double(d));
@@ -180,7 +182,7 @@ void AttentionCase::attend(int index, int head, const std::vector<double> &keys,
   for (double &score : scores) total += score = std::exp(score - most);
   double *out = expected_.data() + (size_t(index) * dims_.n_heads + head) * d;
   double *magnitude = magnitude_.data() + (size_t(index) * dims_.n_heads + head) * d;
-  for (int token = 0; token < length; ++token) {
+  for (int token = seen; token < length; ++token) {
     for (int e = 0; e < d; ++e) {
       const double term = scores[token] / total * values[size_t(token) * d + e];
       out[e] += term;
@@ -221,6 +223,7 @@ QuernAttention AttentionCase::args(int first_span, int n_spans) const {
   a.layer = kLayer;
   a.n_heads = dims_.n_heads;
   a.rope_dim = dims_.rope_dim;
+  a.window = dims_.window;
   return a;
 }
 
@@ -235,7 +238,7 @@ void AttentionCase::run_angles(const QuernDevice &device) {
 std::string AttentionCase::name() const {
   return "heads " + std::to_string(dims_.n_heads) + "/" + std::to_string(dims_.n_kv_heads) + "x" +
          std::to_string(dims_.head_dim) + " rope " + std::to_string(dims_.rope_dim) + " spans " +
-         std::to_string(spans_.size());
+         std::to_string(spans_.size()) + (dims_.window > 0 ? " window " + std::to_string(dims_.window) : "");
 }
 
 void AttentionCase::expect_angles(Checks &checks) const {

@@ -2,6 +2,7 @@
 // attention must give in float64. Used by the tests of rope_store, prefill and decode.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 
@@ -16,6 +17,8 @@ struct AttentionDims {
   bool bias = false;
   int logn_seq_length = 0;
   bool scaled = false;  // frequencies and angles, as for stretched positions
+  int window = 0;       // tokens that a query sees; 0: all up to its own
+  int run = kKvBlock;   // tokens that a kernel reads together: whole runs before all windows stay NaN
 };
 /// Spans of one sequence share its block table; rows of a sequence's spans follow one another.
 struct SpanSpec {
@@ -70,6 +73,8 @@ class AttentionCase {
   double pair_factor(int i) const { return dims_.scaled ? 1.0 / (1.0 + 0.37 * i) : 1.0; }
   double scale() const { return dims_.scaled ? 1.1386 : 1.0; }  // YaRN's for a factor of 4
   double angle(const Row &row, int i) const;
+  /// The first token that the one at `position` sees.
+  int first_seen(int position) const { return dims_.window == 0 ? 0 : std::max(0, position + 1 - dims_.window); }
 
   AttentionDims dims_;
   std::vector<SpanSpec> spans_;

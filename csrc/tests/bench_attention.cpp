@@ -77,10 +77,10 @@ class AttentionBench {
 double decode_us(const QuernDevice &device, const AttentionBench &bench, int target) {
   constexpr int kMaxTokens = 8192;
   const std::vector<int32_t> positions = bench.positions();
-  const QuernDecodeShape shape = {int(positions.size()), kMaxTokens, kHeads, kHeads, kHeadDim};
+  const QuernDecodeShape shape = {int(positions.size()), kMaxTokens, kHeads, kHeads, kHeadDim, 0};
   std::vector<int32_t> plan(quern_decode_plan_ints(&device, &shape) + 8000);
   quern_decode_plan(&device, &shape, positions.data(), plan.data());
-  if (target > 0) make_decode_plan(positions.data(), shape.n_spans, kMaxTokens, plan.data(), [=](int) { return target; });
+  if (target > 0) make_decode_plan({positions.data(), shape.n_spans, kMaxTokens, 0}, plan.data(), [=](int) { return target; });
   const DeviceBuffer d_plan(plan);
   DeviceBuffer space(quern_decode_workspace(&device, &shape));
   space.zero();

@@ -70,13 +70,19 @@ run_bench() {
 }
 
 run_compare() {
-  local folder name
+  local folder name windowed=$out/smollm2-135m-windowed
   for folder in "$models"/*/; do
     name=$(basename "$folder")
     [ -f "$here/golden/$name.json" ] || continue
     part "compare $name" 120 "$here/compare_shards" --model-path "$folder" --golden "$here/golden/$name.json" \
       --json "$out/compare-$name.json"
   done
+  folder=$models/smollm2-135m-awq-g64
+  [ -d "$folder" ] || return 0
+  python3 "$here/windowed.py" "$folder" "$windowed"
+  part "compare with windows" 120 "$here/compare_shards" --model-path "$windowed" --json "$out/compare-windowed.json" \
+    --golden "$here/golden/smollm2-135m-awq-g64.json"
+  rm -r "$windowed"
 }
 
 run_stack() {

@@ -149,11 +149,12 @@ impl ModelConfig {
         window.layers.get(layer).is_some_and(|windowed| *windowed).then_some(window.tokens)
     }
 
-    /// Longest sequence for a device whose attention has no window: within it both kinds agree.
-    pub fn max_positions_unwindowed(&self) -> usize {
-        self.sliding_window
-            .as_ref()
-            .map_or(self.max_positions, |window| self.max_positions.min(window.tokens))
+    /// What `window` says of the layers, each answer once.
+    pub fn windows(&self) -> Vec<Option<usize>> {
+        let mut windows: Vec<_> = (0..self.n_layers).map(|layer| self.window(layer)).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
     }
 
     /// Columns of q, k and v of one row together.

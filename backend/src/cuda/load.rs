@@ -23,14 +23,7 @@ const FACTS: DeviceFacts = DeviceFacts { device_type: "cuda", dtype: "float16", 
 /// A folder that cannot be served, a model without kernels, too little memory, a device that fails.
 pub fn load(options: &Options, memory_fraction: f64) -> Result<(CudaExecutor, ShardInfo), LoadError> {
     let started = Instant::now();
-    let mut config = device_thread::read_config(options)?;
-    if config.max_positions > config.max_positions_unwindowed() {
-        config.max_positions = config.max_positions_unwindowed();
-        tracing::info!(
-            "Sequences end at the model's sliding window of {} tokens on the GPU; longer ones: --device cpu",
-            config.max_positions
-        );
-    }
+    let config = device_thread::read_config(options)?;
     let gpu = Gpu::open()?;
     let source = device_thread::open_weights(options, &config)?;
     let mut sizes = Places::measuring(gpu.device, &config)?;

@@ -19,7 +19,7 @@ const DRIVER_BYTES: usize = 538 << 20;
 const PAGE_BYTES: usize = 2 << 20;
 
 /// The GPU whose workspaces are counted where there is none.
-const H100: sys::QuernDevice = sys::QuernDevice {
+pub(super) const H100: sys::QuernDevice = sys::QuernDevice {
     ordinal: 0,
     compute_capability: 90,
     sm_count: 132,
@@ -76,10 +76,6 @@ impl Machine for GpuMachine {
 
     fn kv_element_bytes(&self) -> usize {
         Places::KV_ELEMENT_BYTES
-    }
-
-    fn max_positions(&self, config: &ModelConfig) -> usize {
-        config.max_positions_unwindowed()
     }
 
     fn weight_bytes(&mut self, config: &ModelConfig, source: &dyn WeightSource) -> Result<usize, LoadError> {

@@ -20,7 +20,7 @@ pub struct StepShape {
     pub score_rows: usize,
     /// Blocks a row of the block tables.
     pub table_stride: usize,
-    /// Of decode attention's plan.
+    /// Of decode attention's plans.
     pub plan_ints: usize,
     /// 32-bit words of a row's mask of allowed tokens.
     pub mask_words: usize,
@@ -174,8 +174,8 @@ impl<'a> Writer<'a> {
         row[n..].fill(0);
     }
 
-    /// Positions of the decode spans, and the room for decode attention's plan.
-    pub fn decode_plan(&mut self) -> (&[i32], &mut [i32]) {
+    /// Positions of the decode spans, and the room for decode attention's plans.
+    pub fn decode_plans(&mut self) -> (&[i32], &mut [i32]) {
         let shape = self.layout.shape;
         let (before, after) = self.bytes.split_at_mut(self.layout.plan);
         let positions = &before[self.layout.position..][..4 * shape.decode_spans];
@@ -289,7 +289,7 @@ mod tests {
         }
         let sampling = sys::QuernSamplingRow { seed: 7, slot: 3, ..Default::default() };
         writer.logits(2, 6, &sampling);
-        let (positions, plan) = writer.decode_plan();
+        let (positions, plan) = writer.decode_plans();
         assert_eq!(positions, [30, 5]);
         assert_eq!(plan.len(), 8);
         plan.fill(11);

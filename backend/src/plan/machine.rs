@@ -29,8 +29,6 @@ pub trait Machine {
     fn memory(&self) -> Memory;
     /// Bytes of a stored K or V element.
     fn kv_element_bytes(&self) -> usize;
-    /// Longest sequence that the device serves.
-    fn max_positions(&self, config: &ModelConfig) -> usize;
     /// Called first: what is planned later depends on it.
     fn weight_bytes(&mut self, config: &ModelConfig, source: &dyn WeightSource) -> Result<usize, LoadError>;
     /// What the device's `Plan` would fix beside weights of `weight_bytes`.
@@ -68,10 +66,6 @@ impl Machine for HostMachine {
 
     fn kv_element_bytes(&self) -> usize {
         HOST_KV_ELEMENT_BYTES
-    }
-
-    fn max_positions(&self, config: &ModelConfig) -> usize {
-        config.max_positions
     }
 
     fn weight_bytes(&mut self, config: &ModelConfig, source: &dyn WeightSource) -> Result<usize, LoadError> {

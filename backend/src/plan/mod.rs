@@ -46,9 +46,8 @@ pub fn plan(
 ) -> anyhow::Result<Report> {
     let memory = machine.memory();
     let weight_bytes = machine.weight_bytes(config, source)?;
-    let max_positions = machine.max_positions(config);
     let model = ModelFacts {
-        max_positions: u32::try_from(max_positions).unwrap_or(u32::MAX),
+        max_positions: u32::try_from(config.max_positions).unwrap_or(u32::MAX),
         on_cpu: memory.device == "cpu",
     };
     let limits = flags.wanted(model)?;
@@ -60,7 +59,7 @@ pub fn plan(
         architecture: config.architecture.clone(),
         layers: config.n_layers,
         quantization: config.quantization.name(),
-        max_positions,
+        max_positions: config.max_positions,
         memory,
         weight_bytes,
         kv_bytes_per_token: kv_bytes_per_token(config, machine.kv_element_bytes()),

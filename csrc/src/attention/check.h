@@ -10,7 +10,7 @@ inline bool attention_shape_ok(const QuernAttention &a) {
   const QuernKvCache &cache = a.cache;
   return cache.n_blocks > 0 && cache.n_kv_heads > 0 && kv_head_dim_ok(cache.head_dim) && a.layer >= 0 &&
          a.n_heads > 0 && a.n_heads % cache.n_kv_heads == 0 && a.rope_dim > 0 && a.rope_dim % 16 == 0 &&
-         a.rope_dim <= cache.head_dim && a.spans.n_spans > 0 && a.spans.table_stride > 0;
+         a.rope_dim <= cache.head_dim && a.window >= 0 && a.spans.n_spans > 0 && a.spans.table_stride > 0;
 }
 inline bool attention_pointers_ok(const QuernAttention &a) {
   const QuernSpans &spans = a.spans;

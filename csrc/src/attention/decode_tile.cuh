@@ -9,6 +9,7 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#include "attention/decode_plan.h"
 #include "common/half8.cuh"
 #include "common/mma.cuh"
 #include "common/reduce.cuh"
@@ -17,7 +18,6 @@
 namespace quern {
 
 constexpr int kTileTokens = 16;
-constexpr int kMaxQueries = 8;  // query heads a KV head
 
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
@@ -117,15 +117,19 @@ struct DecodeTile {
     for (int n = 0; n < 2; ++n) s[n][0] = c[n][0], s[n][1] = c[n][1];
   }
 
-  /// Scores to weights relative to the new maximum, packed for the second product; tokens from `valid` on weigh 0.
-  __device__ __forceinline__ void softmax(float (&s)[2][2], float scale, int valid, uint32_t (&weights)[2]) {
+  /// Scores to weights relative to the new maximum, packed for the second product. Tokens from `valid` on weigh 0 and, with a
+  /// window, those before `unseen`; never all of them.
+  template <bool kWindowed>
+  __device__ __forceinline__ void softmax(float (&s)[2][2], float scale, int unseen, int valid, uint32_t (&weights)[2]) {
     const int t = threadIdx.x % 4;
     float tile_max = -INFINITY;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        s[n][e] = 8 * n + 2 * t + e < valid ? s[n][e] * scale : -INFINITY;
+        const int token = 8 * n + 2 * t + e;
+        s[n][e] = token < valid ? s[n][e] * scale : -INFINITY;
+        if (kWindowed && token < unseen) s[n][e] = -INFINITY;
         tile_max = fmaxf(tile_max, s[n][e]);
       }
     }

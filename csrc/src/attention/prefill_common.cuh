@@ -21,6 +21,9 @@ struct PrefillParams {
   int n_items;  // tiles times spans times heads
 };
 
+/// The first token within the window of the one at `position`; below 0 if all before it are.
+__device__ __forceinline__ int first_seen(int position, int window) { return position + 1 - window; }
+
 /// The queries of a block.
 struct QueryTile {
   int head, kv_head, span;
@@ -28,8 +31,13 @@ struct QueryTile {
   int n_rows;          // <= kPrefillQueries; <= 0: nothing to do
   int first_position;  // in the sequence
   int n_written;       // tokens of the sequence that are in the cache: the span's end
-  /// Tokens that the queries see.
+  /// The tokens before this are all that the queries see, less those before their windows.
   __device__ __forceinline__ int n_tokens() const { return first_position + n_rows; }
+  /// The first tile of so many tokens that any of the queries sees.
+  template <bool kWindowed>
+  __device__ __forceinline__ int first_tile(int tokens, int window) const {
+    return kWindowed ? max(0, first_seen(first_position, window)) / tokens : 0;
+  }
 };
 
 /// Items: (tile, span, head), the last (longest) tiles first, heads together.
@@ -77,8 +85,23 @@ __device__ __forceinline__ void mask_causal(float (&s)[kTiles][4], int first_tok
   }
 }
 
-/// Scores to weights against the new row maxima; returns in `factor` what earlier results must be scaled by.
+/// Columns before a row's window leave: `row_first` is the first token that row 0 of the lane sees.
 template <int kTiles>
+__device__ __forceinline__ void mask_window(float (&s)[kTiles][4], int first_token, int row_first) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int token = first_token + 8 * n + 2 * t + e % 2;
+      if (token < row_first + 8 * (e / 2)) s[n][e] = -INFINITY;
+    }
+  }
+}
+
+/// Scores to weights against the new row maxima; returns in `factor` what earlier results must be scaled by. With a window a
+/// row may have seen nothing yet: then all its weights are 0.
+template <bool kWindowed, int kTiles>
 __device__ __forceinline__ void softmax_rows(float (&s)[kTiles][4], float scale, RowPair &rows, float (&factor)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -87,9 +110,10 @@ __device__ __forceinline__ void softmax_rows(float (&s)[kTiles][4], float scale,
     for (int n = 0; n < kTiles; ++n) most = fmaxf(most, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
     most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
     most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-    factor[r] = prefill_exp2((rows.max[r] - most) * scale);
+    const float base = kWindowed && most == -INFINITY ? 0.f : most;
+    factor[r] = prefill_exp2((rows.max[r] - base) * scale);
     rows.max[r] = most;
-    const float offset = most * scale;
+    const float offset = base * scale;
     float sum = rows.sum[r] * factor[r];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {

@@ -10,7 +10,7 @@
 
 namespace quern::prefill {
 
-template <int kHeadDim>
+template <int kHeadDim, bool kWindowed>
 class Consumer {
  public:
   using Mem = Memory<kHeadDim>;
@@ -49,17 +49,17 @@ class Consumer {
     const int first = q.first_position + group_ * kQueries;             // position of the first query
     const int position = first + thread_ / 32 * 16 + thread_ % 32 / 4;  // of this thread's first row
     // A tile that only the other warpgroup's queries see changes nothing here, but its stages must be given back.
-    const int n_tiles = tiles_for(q.n_tokens());
+    const int first_tile = q.first_tile<kWindowed>(kTokens, p_.a.window), n_tiles = tiles_for(q.n_tokens());
     float s[kTokens / 8][4], factor[2];
     uint32_t weights[kTokens / 16][4];
     start_scores(s);
     finish_scores<0>(s);
-    exponentiate(s, 0, position, first, rows, factor);
+    exponentiate(s, first_tile, position, first, rows, factor);
     pack_weights(s, weights);
-    for (int tile = 1; tile < n_tiles; ++tile) {
-        start_scores(s);
+    for (int tile = first_tile + 1; tile < n_tiles; ++tile) {
+      start_scores(s);
       start_values(out, weights);
-        finish_scores<1>(s);
+      finish_scores<1>(s);
       exponentiate(s, tile, position, first, rows, factor);
       wgmma_wait<0>();
       pin(out);
@@ -143,7 +143,10 @@ class Consumer {
   __device__ __forceinline__ void exponentiate(float (&s)[kTokens / 8][4], int tile, int position, int first,
                                                RowPair &rows, float (&factor)[2]) {
     if (tile * kTokens + kTokens - 1 > first) mask_causal(s, tile * kTokens, position);
-    softmax_rows(s, p_.scale, rows, factor);
+    if (kWindowed && tile * kTokens < first_seen(first + kQueries - 1, p_.a.window)) {
+      mask_window(s, tile * kTokens, first_seen(position, p_.a.window));
+    }
+    softmax_rows<kWindowed>(s, p_.scale, rows, factor);
   }
   __device__ __forceinline__ void pack_weights(const float (&s)[kTokens / 8][4], uint32_t (&weights)[kTokens / 16][4]) {
 #pragma unroll

@@ -7,7 +7,7 @@
 
 namespace quern::prefill {
 
-template <int kHeadDim>
+template <int kHeadDim, bool kWindowed>
 class Producer {
  public:
   using Mem = Memory<kHeadDim>;
@@ -22,7 +22,7 @@ class Producer {
  private:
   __device__ __forceinline__ void load_item(const QueryTile &q) {
     const int32_t *table = p_.a.spans.block_tables + int64_t(q.span) * p_.a.spans.table_stride;
-    for (int tile = 0; tile < tiles_for(q.n_tokens()); ++tile) {
+    for (int tile = q.first_tile<kWindowed>(kTokens, p_.a.window); tile < tiles_for(q.n_tokens()); ++tile) {
       const int written = min(kTokens, q.n_written - tile * kTokens), blocks = ceil_div(written, kKvBlock);
       const int lane = threadIdx.x % 32;
       // Each lane of the first kBlocks * kSlabs copies one slab of one block.

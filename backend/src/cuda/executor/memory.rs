@@ -137,7 +137,7 @@ impl Planned {
             let offset = bytes.as_ptr().align_offset(32);
             let bytes = &mut bytes[offset..][..layout.bytes];
             let mut writer = Writer::new(&layout, bytes);
-            let (positions, plan) = writer.decode_plan();
+            let (positions, plan) = writer.decode_plans();
             ops.plan_decode(positions, self.limits.max_total_tokens, plan)?;
             // SAFETY: the step memory holds the largest layout; the copy is waited for before `host` changes.
             unsafe { ops.gpu.upload(bytes, ops.memory()?.inputs) }?;

@@ -169,7 +169,7 @@ fn launch(
     let mut writer = Writer::new(layout, &mut transfer.inputs);
     batch.write(&mut writer);
     if layout.shape.decode_spans > 0 {
-        let (positions, plan) = writer.decode_plan();
+        let (positions, plan) = writer.decode_plans();
         decoder.ops().plan_decode(positions, planned.limits.max_total_tokens, plan)?;
     }
     let inputs = decoder.ops().memory()?.inputs;

@@ -1,31 +1,35 @@
 //! Attention on the GPU: its plan, its arguments, and the two kernels, one for sequences with one new token and
 //! one for prompts. Called by `Ops for CudaOps`; knows sizes and addresses, never models.
 
+use super::places::window_argument;
 use super::{CudaAct, CudaKv, CudaOps, pointer};
 use crate::cuda::driver::{CudaError, check};
 use crate::cuda::sys;
 use crate::ops::AttentionShape;
 
 impl CudaOps {
-    /// How decode attention shares out the work of sequences at `positions`; `plan` has room for
-    /// `quern_decode_plan_ints`.
+    /// How decode attention shares out the work of sequences at `positions`, for each window that layers have; `plans` has
+    /// room for `Places::plan_ints`.
     pub fn plan_decode(
         &self,
         positions: &[i32],
         max_tokens: usize,
-        plan: &mut [i32],
+        plans: &mut [i32],
     ) -> Result<(), CudaError> {
         let shape = self.places.decode_shape(positions.len(), max_tokens);
-        // SAFETY: one position a span, and as many integers as that function says.
-        let items = unsafe {
-            sys::quern_decode_plan(&self.gpu.device, &shape, positions.as_ptr(), plan.as_mut_ptr())
-        };
-        match items < 0 {
-            true => {
-                Err(CudaError { op: "plan decode", detail: "a sequence is longer than planned".to_owned() })
+        for (window, ints) in self.places.plans(plans.len()) {
+            let shape = sys::QuernDecodeShape { window, ..shape };
+            // SAFETY: one position a span, and as many integers as `quern_decode_plan_ints` says.
+            let items = unsafe {
+                let plan = plans[ints].as_mut_ptr();
+                sys::quern_decode_plan(&self.gpu.device, &shape, positions.as_ptr(), plan)
+            };
+            if items < 0 {
+                let detail = "a sequence is longer than planned".to_owned();
+                return Err(CudaError { op: "plan decode", detail });
             }
-            false => Ok(()),
         }
+        Ok(())
     }
 
     /// Spans `from..` of the step.
@@ -62,6 +66,7 @@ impl CudaOps {
             layer: layer as i32,
             n_heads: shape.n_heads as i32,
             rope_dim: shape.rope_dim as i32,
+            window: window_argument(shape.window),
         })
     }
 
@@ -70,7 +75,12 @@ impl CudaOps {
         // Counters end where the largest bucket's do: what lies behind them is never taken for counters.
         let counters = self.places.decode_counter_bytes(layout.shape.decode_spans, memory.max_tokens);
         let workspace = memory.attention_workspace + (memory.attention_counters - counters) as u64;
-        let plan = pointer(memory.inputs + layout.plan as u64).cast();
+        let mut plans = self.places.plans(layout.shape.plan_ints);
+        let Some((_, ints)) = plans.find(|(window, _)| *window == args.window) else {
+            let detail = format!("no plan for a window of {}", args.window);
+            return Err(CudaError { op: "decode_attention", detail });
+        };
+        let plan = pointer(memory.inputs + (layout.plan + 4 * ints.start) as u64).cast();
         // SAFETY: the arrays hold this step's sizes, the cache all of its blocks, the workspace the largest bucket.
         check("decode_attention", unsafe {
             sys::quern_decode_attention(

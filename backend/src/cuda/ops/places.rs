@@ -3,6 +3,7 @@
 //! machine without a GPU. Owned by `CudaOps`; launches nothing.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::linear::Workspaces;
 use super::{CudaAct, CudaEmbedding, CudaKv, CudaLinear, CudaNorm, Element, F16, pointer};
@@ -25,6 +26,8 @@ pub struct Places {
     pub(super) rope_factors: u64,
     /// Float tensors by name: a tied head shares the embedding.
     halves: HashMap<String, u64>,
+    /// Of the layers' attention, each once, 0 for none: decode attention has a plan for each.
+    windows: Vec<i32>,
     n_heads: usize,
     pub(super) n_kv_heads: usize,
     head_dim: usize,
@@ -69,6 +72,7 @@ impl Places {
             rope_factors,
             workspaces: Workspaces::default(),
             halves: HashMap::new(),
+            windows: config.windows().into_iter().map(window_argument).collect(),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
@@ -158,6 +162,7 @@ impl Places {
             n_heads: self.n_heads as i32,
             n_kv_heads: self.n_kv_heads as i32,
             head_dim: self.head_dim as i32,
+            window: 0,
         }
     }
 
@@ -167,16 +172,28 @@ impl Places {
         unsafe { sys::quern_decode_counter_bytes(&self.decode_shape(n_spans, max_tokens)) as usize }
     }
 
-    /// Integers of decode attention's plan.
+    /// Integers of decode attention's plans, one behind the other.
     pub fn plan_ints(&self, n_spans: usize, max_tokens: usize) -> usize {
-        match n_spans {
+        let of_one = match n_spans {
             0 => 0,
             // SAFETY: both structs are readable.
             n => unsafe {
                 sys::quern_decode_plan_ints(&self.device, &self.decode_shape(n, max_tokens)).max(0) as usize
             },
-        }
+        };
+        of_one * self.windows.len()
     }
+
+    /// The windows that plans are made for, with the integers of each; `all` are those of all plans.
+    pub(super) fn plans(&self, all: usize) -> impl Iterator<Item = (i32, Range<usize>)> {
+        let of_one = all / self.windows.len().max(1);
+        self.windows.iter().enumerate().map(move |(i, &window)| (window, i * of_one..(i + 1) * of_one))
+    }
+}
+
+/// A layer's window as the kernels take it.
+pub(super) fn window_argument(window: Option<usize>) -> i32 {
+    window.map_or(0, |tokens| i32::try_from(tokens).unwrap_or(i32::MAX))
 }
 
 fn out_features(parts: &[LinearSource]) -> usize {
@@ -279,5 +296,28 @@ impl Allocate for Places {
             n_kv_heads: heads,
             head_dim: dim,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SlidingWindow, testing};
+    use crate::cuda::machine::H100;
+
+    #[test]
+    fn every_window_has_a_plan() {
+        let plans = |layers: &[bool]| {
+            let window = Some(SlidingWindow { tokens: 512, layers: layers.to_vec() });
+            let config = ModelConfig { n_layers: layers.len(), sliding_window: window, ..testing::smollm2() };
+            let places = Places::measuring(H100, &config).unwrap();
+            let all = places.plan_ints(4, 4096);
+            (all, places.plans(all).collect::<Vec<_>>())
+        };
+        let (one, full) = plans(&[false, false]);
+        assert!(one > 0 && one.is_multiple_of(8), "plans are 32-byte aligned");
+        assert_eq!(full, [(0, 0..one)]);
+        assert_eq!(plans(&[true, true]), (one, vec![(512, 0..one)]));
+        assert_eq!(plans(&[true, false]), (2 * one, vec![(0, 0..one), (512, one..2 * one)]));
     }
 }
