@@ -62,6 +62,7 @@ void bench_int4_decode(BenchContext &context);
 void bench_int4_prefill(BenchContext &context);
 void bench_int4_prefill_variants(BenchContext &context);
 void bench_head(BenchContext &context);
+void bench_dense(BenchContext &context);
 void bench_elementwise(BenchContext &context);
 void bench_decode_attention(BenchContext &context);
 void bench_prefill_attention(BenchContext &context);

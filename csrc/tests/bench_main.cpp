@@ -14,6 +14,7 @@ constexpr Family kFamilies[] = {
     {"int4_decode", quern::test::bench_int4_decode},
     {"int4_prefill", quern::test::bench_int4_prefill},
     {"head", quern::test::bench_head},
+    {"dense", quern::test::bench_dense},
     {"elementwise", quern::test::bench_elementwise},
     {"decode_attention", quern::test::bench_decode_attention},
     {"prefill_attention", quern::test::bench_prefill_attention},
