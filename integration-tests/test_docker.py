@@ -1,0 +1,93 @@
+"""docker/Dockerfile against the checkout: what it copies is there, what Cargo builds is shipped, what it sets the programs read.
+
+Docker itself is not needed; CI runs the build's own commands.
+"""
+
+import json
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+
+from server import BIN, ROOT, clean_env
+
+MEMBERS = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+
+
+@pytest.fixture(scope="module")
+def instructions():
+    """`[stage, keyword, rest]` of every instruction; a stage begins with FROM."""
+    lines = [line for line in (ROOT / "docker" / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    stage, found = -1, []
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        if line.strip():
+            keyword, rest = line.split(maxsplit=1)
+            stage += keyword == "FROM"
+            found.append((stage, keyword, rest))
+    assert {keyword for _, keyword, _ in found} == {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "EXPOSE", "ENTRYPOINT", "CMD"}
+    return found
+
+
+def of(instructions, keyword, stage=None):
+    return [rest for at, word, rest in instructions if word == keyword and stage in (None, at)]
+
+
+def test_what_is_copied_is_there_and_reaches_the_builder(instructions):
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = set()
+    for rest in of(instructions, "COPY", stage=0):
+        *sources, target = shlex.split(rest)
+        for source in sources:
+            assert (ROOT / source).exists(), source
+            assert source.split("/")[0] in sent, f"{source}: .dockerignore keeps it back"
+            assert target in (source, "./"), rest
+            copied.add(source)
+    assert {*MEMBERS, "csrc", "Cargo.toml", "Cargo.lock"} <= copied
+    assert sent == {source.split("/")[0] for source in copied}, "the builder is sent what it does not use"
+    tracked = subprocess.run(["git", "ls-files", *sent], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {path.split("/")[0] for path in tracked.splitlines()} == sent, "only a clean checkout's files are copied"
+
+
+def test_every_program_is_built_and_shipped(instructions):
+    programs = set()
+    for member in MEMBERS:
+        programs |= {program["name"] for program in tomllib.loads((ROOT / member / "Cargo.toml").read_text()).get("bin", [])}
+    assert {"text-generation-launcher", "text-generation-router", "text-generation-shard", "text-generation-quantizer"} <= programs
+    (copy,) = of(instructions, "COPY", stage=1)
+    stage, *built, target = shlex.split(copy)
+    assert stage == "--from=build" and of(instructions, "FROM")[0].endswith(" AS build") and target == "/usr/local/bin/"
+    (folder,) = of(instructions, "WORKDIR")
+    assert set(built) == {f"{folder}/target/release/{program}" for program in programs}
+    assert all((BIN / program).exists() for program in programs)
+
+
+def test_the_build_is_the_pinned_one(instructions):
+    build = of(instructions, "RUN", stage=0)
+    assert build[1] == "csrc/toolkit.sh" and "--locked" in build[2] and "--features text-generation-backend/cuda" in build[2]
+    image = of(instructions, "FROM")[0].split()[0]
+    rust = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["rust-version"]
+    version = image.removeprefix("rust:").split("-")[0]
+    assert tuple(map(int, version.split("."))) >= tuple(map(int, rust.split(".")))
+    # The programs must start with the second stage's C library: both are the same Debian.
+    assert image.split("-")[-1] == of(instructions, "FROM")[1].removeprefix("debian:").removesuffix("-slim")
+
+
+def test_it_starts_as_tgis_image_does(instructions):
+    assert json.loads(of(instructions, "ENTRYPOINT")[0]) == ["text-generation-launcher"]
+    assert json.loads(of(instructions, "CMD")[0]) == ["--json-output"]
+    env = dict(pair.split("=", 1) for pair in shlex.split(of(instructions, "ENV", stage=1)[0]))
+    assert (env["PORT"], env["HUGGINGFACE_HUB_CACHE"], of(instructions, "EXPOSE")) == ("80", "/data", ["80"])
+
+
+def test_the_launcher_reads_what_the_image_sets(tmp_path):
+    """Port and cache from the environment, JSON lines by the flag: a model that is not there, asked of no Hub."""
+    env = clean_env({"PORT": "80", "HUGGINGFACE_HUB_CACHE": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [BIN / "text-generation-launcher", "--json-output", "--model-id", "nobody/nothing"],
+        env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    arguments = json.loads(done.stdout.splitlines()[0])["fields"]["message"]
+    assert "port: 80," in arguments and "json_output: true" in arguments, arguments
+    assert f"is not in the cache {tmp_path / 'data'}" in done.stderr
