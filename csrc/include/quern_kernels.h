@@ -411,12 +411,17 @@ uint64_t quern_sample_scratch(const QuernDevice *device, int32_t rows, int32_t v
  * integers, so equal logits and parameters give equal tokens on every device and in any company. */
 int32_t quern_sample(const QuernDevice *device, const QuernSample *args, void *stream);
 
-/* out[r] = logits[r, ids[r]] - log(sum(exp(logits[r]))): the log-probability of a given token under the model's own
- * logits; NaN if the row holds a NaN or an infinity. A row's result depends on its logits alone, bit for bit. */
+/* What one row gives: log-probabilities under the model's own logits, log(softmax(logits)). */
+typedef struct QuernScored {
+  float logprob;          /* of the given token; NaN if the row holds a NaN or an infinity */
+  QuernTokenLogprob best; /* the likeliest token, the lowest id among equals; means nothing if logprob is NaN */
+} QuernScored;
+
+/* A row's result depends on its logits alone, bit for bit. */
 typedef struct QuernScore {
   const float *logits; /* [rows, ld], 16-byte aligned */
   const int32_t *ids;  /* [rows], each below vocab */
-  float *out;          /* [rows] */
+  QuernScored *out;    /* [rows] */
   int32_t rows;
   int32_t vocab;
   int32_t ld;          /* elements, >= vocab, multiple of 4 */

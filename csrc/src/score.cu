@@ -1,4 +1,4 @@
-// Log-softmax of one given token a row: what the model thought of a prompt's next token. Called after the output head for
+// Log-softmax of one given token a row and of the best one: what the model thought of a prompt's next token. Called after the output head for
 // requests that ask for a prompt's log-probabilities, never else. One block takes a row and reads it twice, the second time
 // from L2. Sums are the sampler's integers, so a row's result does not depend on its company or the device.
 #include "common/grid.cuh"
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kSamplerThreads, 1) score_kernel(const QuernSc
   for_each_logit(row, p.vocab, [&](int id, float x) { mine.see(x, id); });
   const uint64_t best = group.max(mine.key());
   if (best == kNotFinite) {
-    if (threadIdx.x == 0) p.out[blockIdx.x] = NAN;
+    if (threadIdx.x == 0) p.out[blockIdx.x] = {NAN, {0, NAN}};
     return;
   }
   const float max = key_logit(best);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kSamplerThreads, 1) score_kernel(const QuernSc
   const Distribution distribution = {max, log_of_sum(group.sum(sum.value()))};
   if (threadIdx.x > 0) return;
   const int id = p.ids[blockIdx.x];
-  p.out[blockIdx.x] = distribution.logprob(id, row[id]).logprob;
+  p.out[blockIdx.x] = {distribution.logprob(id, row[id]).logprob, distribution.logprob(key_id(best), max)};
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ void bench_sample(BenchContext &context) {
   const DeviceBuffer ids(std::vector<int32_t>(kMaxRows, kVocab / 2));
   context.latency_bound("score_b" + std::to_string(kMaxRows), time_us(16, [&](int, cudaStream_t stream) {
     const QuernScore args = {static_cast<float *>(d_logits.data()), static_cast<int32_t *>(ids.data()),
-                             static_cast<float *>(out.data()), kMaxRows, kVocab, kVocab};
+                             static_cast<QuernScored *>(out.data()), kMaxRows, kVocab, kVocab};
     STATUS_OK(quern_score(&context.device, &args, stream));
   }));
 }

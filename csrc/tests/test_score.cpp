@@ -1,5 +1,6 @@
-// Log-probabilities of given tokens against float64's exp and log: vocabularies that end inside a thread's four, rows far
+// Log-probabilities of given tokens and of the best ones against float64's exp and log: vocabularies that end inside a thread's four, rows far
 // apart in size, logits that are not finite; the same bits in repeats and in any company.
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -33,43 +34,54 @@ ScoreCase random_case(int vocab, int rows, Rng &rng) {
   return c;
 }
 
-double by_definition(const ScoreCase &c, int row) {
+struct Expected {
+  double logprob;
+  int best;
+  double best_logprob;
+};
+
+Expected by_definition(const ScoreCase &c, int row) {
   const float *x = c.logits.data() + size_t(row) * c.ld;
-  double max = -INFINITY, sum = 0.0;
-  for (int id = 0; id < c.vocab; ++id) {
-    if (!std::isfinite(x[id])) return NAN;
-    max = std::fmax(max, x[id]);
-  }
+  if (!std::all_of(x, x + c.vocab, [](float v) { return std::isfinite(v); })) return {NAN, 0, NAN};
+  const int best = int(std::max_element(x, x + c.vocab) - x);
+  const double max = x[best];
+  double sum = 0.0;
   for (int id = 0; id < c.vocab; ++id) sum += std::exp(x[id] - max);
-  return x[c.ids[row]] - max - std::log(sum);
+  return {x[c.ids[row]] - max - std::log(sum), best, -std::log(sum)};
 }
 
 /// Scores rows [first, first + n).
-std::vector<float> run(TestContext &context, const ScoreCase &c, int first, int n, uint32_t poison) {
+std::vector<QuernScored> run(TestContext &context, const ScoreCase &c, int first, int n, uint32_t poison) {
   const auto begin = c.logits.begin() + size_t(first) * c.ld;
   const DeviceBuffer logits(std::vector<float>(begin, begin + size_t(n) * c.ld));
   const DeviceBuffer ids(std::vector<int32_t>(c.ids.begin() + first, c.ids.begin() + first + n));
-  DeviceBuffer out(size_t(n) * 4, poison);
+  DeviceBuffer out(size_t(n) * sizeof(QuernScored), poison);
   const QuernScore args = {static_cast<float *>(logits.data()), static_cast<int32_t *>(ids.data()),
-                           static_cast<float *>(out.data()), n, c.vocab, c.ld};
+                           static_cast<QuernScored *>(out.data()), n, c.vocab, c.ld};
   STATUS_OK(quern_score(&context.device, &args, nullptr));
   CUDA_OK(cudaDeviceSynchronize());
   context.checks.expect(out.guards_intact() && logits.guards_intact() && ids.guards_intact(), c.name() + " guards");
-  return out.download<float>();
+  return out.download<QuernScored>();
 }
 
-bool same_bits(const float *a, const float *b, size_t n) { return std::memcmp(a, b, n * sizeof(float)) == 0; }
+bool same_bits(const QuernScored *a, const QuernScored *b, size_t n) { return std::memcmp(a, b, n * sizeof *a) == 0; }
+
+bool close(float got, double expected) {
+  if (std::isnan(expected)) return std::isnan(got);
+  return std::fabs(got - expected) <= 1e-6 + 1.2e-7 * std::fabs(expected);
+}
 
 void check_case(TestContext &context, const ScoreCase &c) {
   Checks &checks = context.checks;
-  std::vector<double> expected(c.rows());
+  std::vector<Expected> expected(c.rows());
   parallel_for(c.rows(), [&](int row) { expected[row] = by_definition(c, row); });
-  const std::vector<float> got = run(context, c, 0, c.rows(), kPoison[0]);
+  const std::vector<QuernScored> got = run(context, c, 0, c.rows(), kPoison[0]);
   for (int row = 0; row < c.rows(); ++row) {
-    const double bound = 1e-6 + 1.2e-7 * std::fabs(expected[row]);
-    const bool right = std::isnan(expected[row]) ? std::isnan(got[row]) : std::fabs(got[row] - expected[row]) <= bound;
-    checks.expect(right, c.name() + " row " + std::to_string(row),
-                  std::to_string(got[row]) + " expected " + std::to_string(expected[row]));
+    const std::string name = c.name() + " row " + std::to_string(row);
+    checks.expect(close(got[row].logprob, expected[row].logprob), name,
+                  std::to_string(got[row].logprob) + " expected " + std::to_string(expected[row].logprob));
+    checks.expect(got[row].best.id == expected[row].best && close(got[row].best.logprob, expected[row].best_logprob),
+                  name + " best", std::to_string(got[row].best.id) + " expected " + std::to_string(expected[row].best));
   }
   checks.expect(same_bits(run(context, c, 0, c.rows(), kPoison[1]).data(), got.data(), got.size()), c.name() + " repeat");
   for (int row = 0; row < c.rows(); row += 7) {

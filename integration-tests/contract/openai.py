@@ -176,6 +176,14 @@ ROWS = [
     complete("10.10 echo", echo=True, json=text(PROMPT + TEXT)),
     complete("10.10 logprobs", logprobs=2, max_tokens=1,
              json={"choices": [{"logprobs": {"tokens": ["The"], "text_offset": [0], "top_logprobs": lambda t: len(t[0]) == 2}}]}),
+    complete("10.10 echo with logprobs: the prompt's tokens come first", echo=True, logprobs=1, max_tokens=1, json={"choices": [{"logprobs": lambda c:
+             "".join(c["tokens"]) == PROMPT + "The" and c["token_logprobs"][0] is None and c["top_logprobs"][0] is None
+             and all(max(best.values()) >= logprob for best, logprob in zip(c["top_logprobs"][1:], c["token_logprobs"][1:]))
+             and c["text_offset"][-1] == len(PROMPT)}]}),
+    complete("10.10 echo with logprobs in a stream", echo=True, logprobs=0, max_tokens=2, stream=True,
+             text=chunks(lambda d: [len(x["choices"][0]["logprobs"]["tokens"]) for x in d] == [N_PROMPT + 1, 1])),
+    complete("10.10 echo with more candidates than are known", echo=True, logprobs=2, status=422,
+             json={"error": {"message": lambda m: "`logprobs` must be <= 1 with `echo`" in m}}),
     complete("10.10 token ids as prompt", [19, 28], max_tokens=1, json={"usage": {"prompt_tokens": 2}}),
     complete("1.14 finish_reason length", max_tokens=2, json={"choices": [{"finish_reason": "length"}]}),
     *complete("10.11 a stop string", stop="ranc", json={"choices": [{"text": "The capital of F", "finish_reason": "stop"}]}).also(

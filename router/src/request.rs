@@ -128,6 +128,15 @@ pub struct Timing {
     pub started: Instant,
 }
 
+/// Log-probabilities at a place of the prompt, under the model's own logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// Of the prompt's token.
+    pub logprob: f32,
+    /// The likeliest token.
+    pub best: TokenLogprob,
+}
+
 /// What a request's receiver sees, in order: tokens, the last with a finish reason; or one failure.
 #[derive(Debug, Clone)]
 pub enum GenerationEvent {
@@ -140,11 +149,11 @@ pub enum GenerationEvent {
         /// When the driver got the token from the shard.
         at: Instant,
     },
-    /// Before the first token: log-probabilities of the prompt's tokens from `position` (at least 1) on,
-    /// under the model's own logits. A position that comes twice brings the same value.
-    PromptLogprobs {
+    /// Before the first token: what the model thought of the prompt's tokens from `position` (at least 1) on.
+    /// A position that comes twice brings the same value.
+    PromptScores {
         position: usize,
-        logprobs: Vec<f32>,
+        scores: Vec<Score>,
     },
     Failed(GenerationError),
 }

@@ -20,7 +20,7 @@ use crate::error::{LoadError, StepError};
 use crate::memory_plan::{self, BLOCK_SIZE, KvDefault, MemoryPlan, PlanInputs};
 use crate::model::decoder::{Decoder, Memory, Room};
 use crate::ops::Ops;
-use crate::sampler::{self, Draw, Sampled, Sampler};
+use crate::sampler::{self, Draw, Sampled, Sampler, Score};
 use admission::{Admission, AdmittedRow, Limits};
 use micro_batch::MicroBatch;
 use sequence::{LastSampled, Sequence, SequenceTable};
@@ -198,14 +198,14 @@ pub fn host_plan_inputs(config: &ModelConfig, budget: &Budget, available_bytes: 
 #[derive(Debug, Clone, Default)]
 struct RowResult {
     outcome: Option<Result<Sampled, String>>,
-    logprobs: Vec<f32>,
+    scores: Vec<Score>,
 }
 
 fn step_outcome(step_id: u64, rows: impl Iterator<Item = (u64, RowResult)>) -> StepOutcome {
     let mut outcome = StepOutcome { step_id, results: Vec::new(), scores: Vec::new() };
-    for (sequence_id, RowResult { outcome: result, logprobs }) in rows {
-        if !logprobs.is_empty() && !matches!(result, Some(Err(_))) {
-            outcome.scores.push(RowScores { sequence_id, logprobs });
+    for (sequence_id, RowResult { outcome: result, scores }) in rows {
+        if !scores.is_empty() && !matches!(result, Some(Err(_))) {
+            outcome.scores.push(RowScores { sequence_id, scores });
         }
         outcome.results.extend(result.map(|result| RowOutcome { sequence_id, result }));
     }
@@ -260,8 +260,8 @@ impl<O: Ops> Run<'_, O> {
                 let logits = self.decoder.read_logits(memory, i)?;
                 let result = &mut results[row.index];
                 if let Some(token) = wanted.score {
-                    match sampler::logprob(&logits, token) {
-                        Ok(logprob) => result.logprobs.push(logprob),
+                    match sampler::score(&logits, token) {
+                        Ok(score) => result.scores.push(score),
                         Err(error) => result.outcome = Some(Err(error.to_string())),
                     }
                 }

@@ -1,7 +1,7 @@
 //! A step as the executor sees it, and its outcome: plain data, made by `service` from the wire's
 //! messages. Nothing in it has been checked.
 
-use crate::sampler::{Sampled, SamplingParameters};
+use crate::sampler::{Sampled, SamplingParameters, Score};
 
 /// One step: after `forget`, all `rows`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,11 +61,11 @@ pub struct StepOutcome {
     pub scores: Vec<RowScores>,
 }
 
-/// Log-probabilities of a row's `score_ids` under the model's own logits.
+/// A row's `score_ids` under the model's own logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowScores {
     pub sequence_id: u64,
-    pub logprobs: Vec<f32>,
+    pub scores: Vec<Score>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -171,13 +171,23 @@ impl Sampler {
     }
 }
 
-/// Log-probability of `token` under the model's own `logits` `[vocab]`.
+/// What the model thought of a token that was given to it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// Of the given token.
+    pub logprob: f32,
+    /// The likeliest token, the lowest id among equals.
+    pub best: TokenLogprob,
+}
+
+/// Log-probabilities of `token` and of the best one under the model's own `logits` `[vocab]`.
 ///
 /// # Errors
 /// Logits that are not finite.
-pub fn logprob(logits: &[f32], token: u32) -> Result<f32, NotFinite> {
+pub fn score(logits: &[f32], token: u32) -> Result<Score, NotFinite> {
     let max = softmax::finite_max(logits).ok_or(NotFinite)?;
-    Ok(report(logits, max, token, 0).token.logprob)
+    let Sampled { token, top } = report(logits, max, token, 1);
+    Ok(Score { logprob: token.logprob, best: top.first().copied().unwrap_or(token) })
 }
 
 /// The largest logit, `max`, the lowest id among equals.

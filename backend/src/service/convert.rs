@@ -129,7 +129,12 @@ fn row_result(outcome: RowOutcome) -> proto::RowResult {
 }
 
 fn row_scores(scores: RowScores) -> proto::RowScores {
-    proto::RowScores { sequence_id: scores.sequence_id, logprobs: scores.logprobs }
+    let RowScores { sequence_id, scores } = scores;
+    proto::RowScores {
+        sequence_id,
+        logprobs: scores.iter().map(|score| score.logprob).collect(),
+        best: scores.into_iter().map(|score| token(score.best)).collect(),
+    }
 }
 
 fn token(token: TokenLogprob) -> proto::TokenLogprob {

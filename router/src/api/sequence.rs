@@ -17,7 +17,7 @@ use super::places::Place;
 use super::record::{SequenceRecord, Times};
 use super::state::Serving;
 use crate::driver::Generation;
-use crate::request::{Caller, GenerationEvent, TokenLogprob};
+use crate::request::{Caller, GenerationEvent, Score, TokenLogprob};
 use crate::validation::{Accepted, Draft};
 
 /// One token and what the client sees of it.
@@ -28,6 +28,8 @@ pub struct Piece {
     pub top: Vec<TokenLogprob>,
     pub text: String,
     pub finish: Option<Finish>,
+    /// With the first token, if it was asked for: what the model thought of the prompt.
+    pub prefill: Option<Box<Prefill>>,
 }
 
 /// A submitted generation.
@@ -41,17 +43,17 @@ pub struct Sequence {
     /// Echoed when the request samples.
     pub seed: Option<u64>,
     longest_silence: Duration,
-    /// `None` unless the prompt's log-probabilities were asked for.
-    prefill: Option<Prefill>,
+    /// Until the first token; `None` unless the prompt's log-probabilities were asked for.
+    prefill: Option<Box<Prefill>>,
     logprob_sum: f64,
     _place: Arc<Place>,
 }
 
-/// A prompt with the log-probability of each token; that of the first is NaN, as nothing precedes it.
+/// A prompt and what the model thought of each token; nothing of the first, as nothing precedes it.
 #[derive(Debug, Clone)]
 pub struct Prefill {
     pub ids: Arc<[u32]>,
-    pub logprobs: Vec<f32>,
+    pub scores: Vec<Option<Score>>,
 }
 
 /// Pieces of one of several sequences, as `Sequence::indexed_pieces` gives them.
@@ -64,7 +66,7 @@ pub struct Finished {
     pub pieces: Vec<Piece>,
     pub input_tokens: u32,
     pub seed: Option<u64>,
-    pub prefill: Option<Prefill>,
+    pub prefill: Option<Box<Prefill>>,
     /// Of the tokens.
     pub mean_logprob: f64,
     pub times: Times,
@@ -129,7 +131,10 @@ impl Serving {
             pieces: Pieces::new(&self.tokenizer, &accepted.stop, style),
             input_tokens: accepted.input_tokens,
             seed: accepted.seed,
-            prefill: accepted.request.prompt_logprobs.then(|| Prefill::new(&accepted.request.prompt_ids)),
+            prefill: accepted
+                .request
+                .prompt_logprobs
+                .then(|| Box::new(Prefill::new(&accepted.request.prompt_ids))),
             generation: Some(self.engine.submit(accepted.request)?),
             waiting: None,
             logprob_sum: 0.0,
@@ -166,8 +171,8 @@ impl Sequence {
                 None => self.event().await,
             };
             match (event, &mut self.prefill) {
-                (Some(GenerationEvent::PromptLogprobs { position, logprobs }), Some(prefill)) => {
-                    prefill.fill(position, &logprobs);
+                (Some(GenerationEvent::PromptScores { position, scores }), Some(prefill)) => {
+                    prefill.fill(position, &scores);
                 }
                 (event, _) => break event,
             }
@@ -181,13 +186,14 @@ impl Sequence {
                     self.generation = None; // after a stop string this cancels the rest
                     self.record.finish(finish, self.seed);
                 }
-                Ok(Some(Piece { token, top, text: text.shown, finish: text.finish }))
+                let prefill = self.prefill.take();
+                Ok(Some(Piece { token, top, text: text.shown, finish: text.finish, prefill }))
             }
             Some(GenerationEvent::Failed(error)) => {
                 self.generation = None;
                 Err(error.into())
             }
-            None | Some(GenerationEvent::PromptLogprobs { .. }) => {
+            None | Some(GenerationEvent::PromptScores { .. }) => {
                 self.generation = None;
                 Err(ApiError::IncompleteStream)
             }
@@ -197,9 +203,10 @@ impl Sequence {
     /// Everything up to the end; `keep_pieces` = false saves the memory of the tokens.
     pub async fn collect(mut self, keep_pieces: bool) -> Result<Finished, ApiError> {
         let mut pieces = Vec::new();
-        let mut finish = None;
-        while let Some(piece) = self.next().await.map_err(whole)? {
+        let (mut finish, mut prefill) = (None, None);
+        while let Some(mut piece) = self.next().await.map_err(whole)? {
             finish = piece.finish;
+            prefill = prefill.or(piece.prefill.take());
             if keep_pieces {
                 pieces.push(piece);
             }
@@ -210,7 +217,7 @@ impl Sequence {
             pieces,
             input_tokens: self.input_tokens,
             seed: self.seed,
-            prefill: self.prefill,
+            prefill,
             mean_logprob: self.logprob_sum / f64::from(self.record.n_tokens().max(1)),
             times: self.record.times(),
         })
@@ -243,13 +250,13 @@ impl Sequence {
 
 impl Prefill {
     fn new(ids: &Arc<[u32]>) -> Self {
-        Self { ids: ids.clone(), logprobs: vec![f32::NAN; ids.len()] }
+        Self { ids: ids.clone(), scores: vec![None; ids.len()] }
     }
 
-    /// Takes the log-probabilities of the tokens from `position` on.
-    fn fill(&mut self, position: usize, logprobs: &[f32]) {
-        for (place, logprob) in self.logprobs.iter_mut().skip(position).zip(logprobs) {
-            *place = *logprob;
+    /// Takes the scores of the tokens from `position` on.
+    fn fill(&mut self, position: usize, scores: &[Score]) {
+        for (place, score) in self.scores.iter_mut().skip(position).zip(scores) {
+            *place = Some(*score);
         }
     }
 }

@@ -133,11 +133,11 @@ impl Engine {
 
     /// The event of a row's scores; `None` for scores that nobody waits for.
     fn apply_scores(&self, step: &InFlightStep, scores: RowScores) -> Option<(SeqId, GenerationEvent)> {
-        let RowScores { seq_id, logprobs } = scores;
+        let RowScores { seq_id, scores } = scores;
         let row = step.rows.iter().find(|row| row.seq_id == seq_id)?;
         let (position, n) = row.scores;
-        let wanted = n > 0 && n == logprobs.len() && self.scheduler.running.contains_key(&seq_id);
-        wanted.then_some((seq_id, GenerationEvent::PromptLogprobs { position, logprobs }))
+        let wanted = n > 0 && n == scores.len() && self.scheduler.running.contains_key(&seq_id);
+        wanted.then_some((seq_id, GenerationEvent::PromptScores { position, scores }))
     }
 
     fn apply_row(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::sequence::SeqId;
 use crate::constraint::TokenMask;
-use crate::request::{Sampling, TokenLogprob};
+use crate::request::{Sampling, Score, TokenLogprob};
 
 /// One step to execute: after `forget`, all `rows` in one forward pass.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,11 +97,11 @@ pub struct RowOutcome {
     pub result: Result<SampledToken, String>,
 }
 
-/// Log-probabilities of a row's `score_ids`.
+/// What the model thought of a row's `score_ids`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowScores {
     pub seq_id: SeqId,
-    pub logprobs: Vec<f32>,
+    pub scores: Vec<Score>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

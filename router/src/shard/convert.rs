@@ -10,7 +10,7 @@ use super::ShardError;
 use crate::engine::{
     PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, SeqId, StartSequence, StepOutcome,
 };
-use crate::request::{Sampling, ShardInfo, TokenLogprob};
+use crate::request::{Sampling, Score, ShardInfo, TokenLogprob};
 
 pub(super) fn step_to_proto(step: PlannedStep) -> proto::StepRequest {
     proto::StepRequest {
@@ -89,13 +89,21 @@ pub(super) fn outcome_from_proto(reply: proto::StepReply) -> Result<StepOutcome,
     Ok(StepOutcome {
         step_id: reply.step_id,
         results: results.collect::<Result<_, _>>()?,
-        scores: reply.scores.into_iter().map(scores_from_proto).collect(),
+        scores: reply.scores.into_iter().map(scores_from_proto).collect::<Result<_, _>>()?,
         compute: Duration::from_nanos(reply.compute_ns),
     })
 }
 
-fn scores_from_proto(scores: proto::RowScores) -> RowScores {
-    RowScores { seq_id: SeqId(scores.sequence_id), logprobs: scores.logprobs }
+fn scores_from_proto(row: proto::RowScores) -> Result<RowScores, ShardError> {
+    let (n, n_best) = (row.logprobs.len(), row.best.len());
+    if n != n_best {
+        let text = format!("sequence {} has {n} scores, but {n_best} best tokens", row.sequence_id);
+        return Err(ShardError::Protocol(text));
+    }
+    let score =
+        |(&logprob, best): (&f32, &proto::TokenLogprob)| Score { logprob, best: token_from_proto(best) };
+    let scores = row.logprobs.iter().zip(&row.best).map(score).collect();
+    Ok(RowScores { seq_id: SeqId(row.sequence_id), scores })
 }
 
 fn row_from_proto(row: proto::RowResult) -> Result<RowOutcome, ShardError> {
@@ -126,20 +134,30 @@ mod tests {
         proto::row_result::Outcome::Sampled(proto::Sampled { token, top })
     }
 
+    /// One score with `n_best` best tokens.
+    fn scored(n_best: usize) -> proto::RowScores {
+        let best = vec![proto::TokenLogprob { id: 9, logprob: -0.25 }; n_best];
+        proto::RowScores { sequence_id: 7, logprobs: vec![-1.0], best }
+    }
+
     #[test]
     fn replies_are_checked_for_promised_fields() {
         let reply = |outcome| proto::StepReply {
             step_id: 3,
             results: vec![proto::RowResult { sequence_id: 7, outcome }],
             compute_ns: 1_500,
-            scores: vec![proto::RowScores { sequence_id: 7, logprobs: vec![-1.0] }],
+            scores: vec![scored(1)],
         };
         let good = outcome_from_proto(reply(Some(sampled(4)))).expect("complete");
         let token = TokenLogprob { id: 4, logprob: -0.5 };
         let top = vec![TokenLogprob { id: 9, logprob: -0.25 }];
         let result = Ok(SampledToken { token, top });
         assert_eq!(good.results, [RowOutcome { seq_id: SeqId(7), result }]);
-        assert_eq!(good.scores, [RowScores { seq_id: SeqId(7), logprobs: vec![-1.0] }]);
+        let score = Score { logprob: -1.0, best: TokenLogprob { id: 9, logprob: -0.25 } };
+        assert_eq!(good.scores, [RowScores { seq_id: SeqId(7), scores: vec![score] }]);
+        let one_short = proto::StepReply { scores: vec![scored(0)], ..reply(Some(sampled(4))) };
+        let error = outcome_from_proto(one_short).expect_err("incomplete").to_string();
+        assert!(error.contains("sequence 7 has 1 scores, but 0 best tokens"), "{error}");
         assert_eq!((good.step_id, good.compute), (3, Duration::from_nanos(1_500)));
 
         let failed = outcome_from_proto(reply(Some(proto::row_result::Outcome::Error("nan".into()))));

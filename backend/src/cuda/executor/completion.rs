@@ -10,7 +10,7 @@ use crate::cuda::driver::{CudaError, Gpu, PinnedMemory, named};
 use crate::cuda::sys;
 use crate::error::{LoadError, StepError};
 use crate::executor::{Done, RowOutcome, RowScores, StepOutcome};
-use crate::sampler::{NotFinite, Sampled, TokenLogprob};
+use crate::sampler::{NotFinite, Sampled, Score, TokenLogprob};
 
 /// Steps between their launch and their outcome, at most: one runs, one waits behind it, one is being told.
 const MAX_IN_FLIGHT: usize = 3;
@@ -48,7 +48,7 @@ pub struct Finished {
     /// For each row of the request that has scores, in the outputs' order: its index, and how many.
     scored: Vec<(usize, usize)>,
     /// By row of the request.
-    scores: Vec<Vec<f32>>,
+    scores: Vec<Vec<Score>>,
     /// `None`: nothing had to be launched.
     pub transfer: Option<Transfer>,
     pub launched: Result<(), CudaError>,
@@ -89,15 +89,15 @@ impl Finished {
             let sampled = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<sys::QuernSampled>()) };
             *result = Some(outcome(&sampled));
         }
-        let mut scores = scores.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes));
+        let mut scores = scores.chunks_exact(size_of::<sys::QuernScored>()).map(score);
         for &(row, n) in &self.scored {
-            let logprobs: Vec<f32> = scores.by_ref().take(n).collect();
+            let scores: Vec<Score> = scores.by_ref().take(n).collect();
             let (Some(result), Some(of_row)) = (self.results.get_mut(row), self.scores.get_mut(row)) else {
                 continue;
             };
-            match logprobs.iter().any(|logprob| logprob.is_nan()) {
+            match scores.iter().any(|score| score.logprob.is_nan()) {
                 true => *result = Some(Err(NotFinite.to_string())),
-                false => *of_row = logprobs,
+                false => *of_row = scores,
             }
         }
     }
@@ -105,9 +105,9 @@ impl Finished {
     fn outcome(self) -> StepOutcome {
         let mut outcome = StepOutcome { step_id: self.step_id, results: Vec::new(), scores: Vec::new() };
         let rows = self.sequence_ids.into_iter().zip(self.results).zip(self.scores);
-        for ((sequence_id, result), logprobs) in rows {
-            if !logprobs.is_empty() && !matches!(result, Some(Err(_))) {
-                outcome.scores.push(RowScores { sequence_id, logprobs });
+        for ((sequence_id, result), scores) in rows {
+            if !scores.is_empty() && !matches!(result, Some(Err(_))) {
+                outcome.scores.push(RowScores { sequence_id, scores });
             }
             outcome.results.extend(result.map(|result| RowOutcome { sequence_id, result }));
         }
@@ -115,11 +115,21 @@ impl Finished {
     }
 }
 
+/// `bytes` are a `QuernScored`.
+fn score(bytes: &[u8]) -> Score {
+    // SAFETY: the chunk is as long as the struct, which is plain numbers.
+    let scored = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<sys::QuernScored>()) };
+    Score { logprob: scored.logprob, best: token(&scored.best) }
+}
+
+fn token(t: &sys::QuernTokenLogprob) -> TokenLogprob {
+    TokenLogprob { id: t.id as u32, logprob: t.logprob }
+}
+
 fn outcome(sampled: &sys::QuernSampled) -> Result<Sampled, String> {
     if sampled.not_finite != 0 {
         return Err(NotFinite.to_string());
     }
-    let token = |t: &sys::QuernTokenLogprob| TokenLogprob { id: t.id as u32, logprob: t.logprob };
     let n_top = usize::try_from(sampled.n_top).unwrap_or(0).min(sampled.top.len());
     Ok(Sampled { token: token(&sampled.token), top: sampled.top[..n_top].iter().map(token).collect() })
 }

@@ -185,7 +185,7 @@ fn launch(
     let ops = decoder.ops();
     let n_sampled = batch.outputs.len() * size_of::<sys::QuernSampled>();
     let (sampled, scores) = transfer.outputs.split_at_mut(n_sampled);
-    let scores = &mut scores[..batch.n_scores() * size_of::<f32>()];
+    let scores = &mut scores[..batch.n_scores() * size_of::<sys::QuernScored>()];
     for (from, to) in [(ops.memory()?.sampled, sampled), (ops.memory()?.scores, scores)] {
         if !to.is_empty() {
             // SAFETY: both sides hold as many results; nobody reads them before the mark.

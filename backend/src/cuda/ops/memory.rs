@@ -21,7 +21,7 @@ pub struct StepMemory {
     pub last_sampled: u64,
     /// `QuernSampled` `[logits rows]`.
     pub sampled: u64,
-    /// float32 `[rows]`: log-probabilities of given tokens.
+    /// `QuernScored` `[rows]`.
     pub scores: u64,
     /// Rows of logits there is room for.
     pub max_logits_rows: usize,
@@ -50,7 +50,7 @@ pub struct StepRoom {
 impl StepRoom {
     /// What one step brings back, at most.
     pub fn output_bytes(&self) -> usize {
-        self.max_logits_rows * size_of::<sys::QuernSampled>() + self.max_rows * size_of::<f32>()
+        self.max_logits_rows * size_of::<sys::QuernSampled>() + self.max_rows * size_of::<sys::QuernScored>()
     }
 }
 
@@ -73,7 +73,7 @@ impl Places {
             biases: arena.take("logit biases", room.count_slots * bias_row)?,
             last_sampled: arena.take("sampled tokens", room.slots * 4)?,
             sampled: arena.take("sampled tokens", room.max_logits_rows * size_of::<sys::QuernSampled>())?,
-            scores: arena.take("scores", room.max_rows * size_of::<f32>())?,
+            scores: arena.take("scores", room.max_rows * size_of::<sys::QuernScored>())?,
             max_logits_rows: room.max_logits_rows,
             angles: arena.take("rotary angles", room.max_rows * config.rope.dim * 4)?,
             query_factors: arena.take("query factors", room.max_rows * 4)?,

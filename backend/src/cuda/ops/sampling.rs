@@ -1,5 +1,5 @@
-//! What becomes of logits on the GPU: a token for each sequence, or the log-probability of a token that is given. Called
-//! by the executor after the output head; places and parameters are in the step's inputs.
+//! What becomes of logits on the GPU: a token for each sequence, or what the model thought of a token that is given.
+//! Called by the executor after the output head; places and parameters are in the step's inputs.
 
 use super::{CudaAct, CudaOps, pointer};
 use crate::cuda::driver::{CudaError, check};
@@ -27,14 +27,14 @@ impl CudaOps {
         check("sample", unsafe { sys::quern_sample(&self.gpu.device, &args, self.gpu.stream_pointer()) })
     }
 
-    /// Log-probabilities of the step's given tokens from the `first` on, one for every row of `logits`.
+    /// Scores the step's given tokens from the `first` on, one for every row of `logits`.
     pub fn score(&mut self, logits: &CudaAct, first: usize) -> Result<(), CudaError> {
         let (memory, layout) = (self.memory()?, self.layout()?);
-        let at = 4 * first as u64;
+        let (ids, out) = (4 * first, size_of::<sys::QuernScored>() * first);
         let args = sys::QuernScore {
             logits: pointer(logits.address).cast(),
-            ids: pointer(memory.inputs + layout.score_ids as u64 + at).cast(),
-            out: pointer(memory.scores + at).cast(),
+            ids: pointer(memory.inputs + (layout.score_ids + ids) as u64).cast(),
+            out: pointer(memory.scores + out as u64).cast(),
             rows: logits.rows as i32,
             vocab: logits.cols as i32,
             ld: logits.cols as i32,

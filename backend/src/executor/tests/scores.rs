@@ -5,7 +5,7 @@ use crate::sampler::SamplingParameters;
 
 /// Scores `ids` from their second token on, `chunk` input tokens a step.
 fn scores(fixture: &mut Fixture, ids: &[u32], chunk: usize) -> Vec<f32> {
-    let mut logprobs = Vec::new();
+    let mut logprobs: Vec<f32> = Vec::new();
     for (index, piece) in ids.chunks(chunk).enumerate() {
         let position = index * chunk;
         let end = position + piece.len();
@@ -21,7 +21,10 @@ fn scores(fixture: &mut Fixture, ids: &[u32], chunk: usize) -> Vec<f32> {
         let outcome = fixture.executor.step(step).unwrap();
         assert_eq!(outcome.results.len(), usize::from(end == ids.len()));
         assert!(outcome.scores.iter().all(|scores| scores.sequence_id == 9));
-        logprobs.extend(outcome.scores.into_iter().flat_map(|scores| scores.logprobs));
+        let scores = || outcome.scores.iter().flat_map(|row| &row.scores);
+        // The likeliest token is at least as likely as any.
+        assert!(scores().all(|score| score.best.logprob >= score.logprob));
+        logprobs.extend(scores().map(|score| score.logprob));
     }
     fixture.forget(9);
     logprobs

@@ -55,6 +55,7 @@ impl Route for CompletionRequest {
             max_new_tokens: self.max_tokens,
             stop: self.stop.clone(),
             top_n_tokens: self.logprobs.unwrap_or(0),
+            prompt_logprobs: self.echo() && self.shows_logprobs(),
             constraint: constraint.clone(),
             logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(input, random::seed())
@@ -64,11 +65,18 @@ impl Route for CompletionRequest {
 
     fn body(&self, serving: &Serving, Answers { n, done, usage }: Answers) -> Response {
         let tokenizer = &serving.tokenizer;
-        let choice = |(index, one): (usize, &Finished)| Choice {
-            index,
-            text: echoed(self, index / n, tokenizer) + &one.answer,
-            logprobs: self.shows_logprobs().then(|| Logprobs::new(tokenizer, &one.pieces, &mut 0)),
-            finish_reason: Some(one.finish.openai(serving.compat)),
+        let choice = |(index, one): (usize, &Finished)| {
+            let echo = echoed(self, index / n, tokenizer);
+            let logprobs = self.logprobs.map(|n_top| {
+                let mut columns = Logprobs::default();
+                if let Some(prefill) = &one.prefill {
+                    columns.add_prompt(tokenizer, prefill, (&echo, n_top));
+                }
+                columns.add(tokenizer, &one.pieces, &mut echo.chars().count());
+                columns
+            });
+            let finish_reason = Some(one.finish.openai(serving.compat));
+            Choice { index, text: echo + &one.answer, logprobs, finish_reason }
         };
         let choices: Vec<_> = done.iter().enumerate().map(choice).collect();
         let envelope = Envelope::new(serving, "cmpl", None);
@@ -84,7 +92,7 @@ impl Route for CompletionRequest {
         CompletionChunks {
             serving: serving.clone(),
             envelope: Envelope::new(serving, "cmpl", None),
-            logprobs: self.shows_logprobs(),
+            logprobs: self.logprobs,
             include_usage: self.include_usage(),
             n: choices.n,
             progress: choices.sequences.iter().enumerate().map(progress).collect(),
@@ -111,7 +119,7 @@ struct Progress {
 pub struct CompletionChunks {
     serving: Arc<Serving>,
     envelope: Envelope,
-    logprobs: bool,
+    logprobs: Option<u32>,
     include_usage: Option<bool>,
     n: usize,
     progress: Vec<Progress>,
@@ -122,11 +130,19 @@ impl Chunks for CompletionChunks {
     fn chunk(&mut self, index: usize, piece: &Piece) -> Option<Event> {
         let Progress { echo, usage, offset } = &mut self.progress[index];
         *usage = Usage::new(usage.prompt_tokens, usage.completion_tokens + 1);
-        let pieces = std::slice::from_ref(piece);
+        let logprobs = self.logprobs.map(|n_top| {
+            let mut columns = Logprobs::default();
+            if let Some(prefill) = &piece.prefill {
+                columns.add_prompt(&self.serving.tokenizer, prefill, (echo, n_top));
+            }
+            *offset += echo.chars().count();
+            columns.add(&self.serving.tokenizer, std::slice::from_ref(piece), offset);
+            columns
+        });
         let choice = [Choice {
             index,
             text: std::mem::take(echo) + &piece.text,
-            logprobs: self.logprobs.then(|| Logprobs::new(&self.serving.tokenizer, pieces, offset)),
+            logprobs,
             finish_reason: piece.finish.map(|finish| finish.openai(self.serving.compat)),
         }];
         if piece.finish.is_some() && self.include_usage.is_none() {

@@ -8,7 +8,8 @@ use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
 use crate::api::constraint_fields::ConstraintFields;
 use crate::api::error::ApiError;
 use crate::api::lists::{one_or_many, one_or_many_schema};
-use crate::api::sequence::Piece;
+use crate::api::sequence::{Piece, Prefill};
+use crate::request::Score;
 use crate::text::Tokenizer;
 use crate::validation::{Input, Refusal};
 
@@ -97,10 +98,13 @@ impl CompletionRequest {
         if self.best_of.is_some_and(|best_of| best_of > n) {
             return Err(Refusal("`best_of` > `n` is not supported".into()).into());
         }
-        if self.echo() && self.logprobs.is_some() {
-            return Err(Refusal("`echo` with `logprobs` is not supported".into()).into());
+        match self.logprobs {
+            Some(n_top @ 2..) if self.echo() => Err(Refusal(format!(
+                "`logprobs` must be <= 1 with `echo`: of a prompt's tokens only the likeliest one is known. Given: {n_top}"
+            ))
+            .into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -163,14 +167,14 @@ pub struct Choice {
     pub finish_reason: Option<&'static str>,
 }
 
-/// OpenAI's legacy columns, one entry a token.
+/// OpenAI's legacy columns, one entry a token; with `echo` those of the prompt come first, the first one `null`.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Logprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    #[schema(value_type = Vec<std::collections::HashMap<String, f32>>)]
-    top_logprobs: Vec<TopLogprobs>,
-    /// Characters of the answer before the token's text.
+    token_logprobs: Vec<Option<f32>>,
+    #[schema(value_type = Vec<Option<std::collections::HashMap<String, f32>>>)]
+    top_logprobs: Vec<Option<TopLogprobs>>,
+    /// Characters of the choice's text before the token's text.
     text_offset: Vec<usize>,
 }
 
@@ -187,18 +191,43 @@ impl Serialize for TopLogprobs {
 }
 
 impl Logprobs {
-    /// `offset`: characters of the answer before the first piece; moved past the last.
-    pub fn new(tokenizer: &Tokenizer, pieces: &[Piece], offset: &mut usize) -> Self {
-        let text = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
-        let mut columns = Self::default();
+    /// The prompt's tokens. `echo` is its text, which may lack special tokens that the tokenizer put before it.
+    pub fn add_prompt(&mut self, tokenizer: &Tokenizer, prefill: &Prefill, (echo, n_top): (&str, u32)) {
+        let (mut rest, mut offset) = (echo.as_bytes(), 0);
+        for (&id, score) in prefill.ids.iter().zip(&prefill.scores) {
+            self.tokens.push(own_text(tokenizer, id));
+            self.token_logprobs.push(score.map(|score| score.logprob));
+            self.top_logprobs.push(score.map(|Score { best, .. }| {
+                TopLogprobs((0..n_top.min(1)).map(|_| (own_text(tokenizer, best.id), best.logprob)).collect())
+            }));
+            self.text_offset.push(offset);
+            let bytes = tokenizer.token_bytes(id);
+            if !tokenizer.is_special(id) || rest.starts_with(bytes) {
+                rest = rest.get(bytes.len()..).unwrap_or_default();
+                offset += bytes.iter().filter(|&&byte| begins_character(byte)).count();
+            }
+        }
+    }
+
+    /// Tokens of the answer. `offset`: characters of the text before the first piece; moved past the last.
+    pub fn add(&mut self, tokenizer: &Tokenizer, pieces: &[Piece], offset: &mut usize) {
         for piece in pieces {
-            columns.tokens.push(text(piece.token.id));
-            columns.token_logprobs.push(piece.token.logprob);
-            let top = piece.top.iter().map(|top| (text(top.id), top.logprob));
-            columns.top_logprobs.push(TopLogprobs(top.collect()));
-            columns.text_offset.push(*offset);
+            self.tokens.push(own_text(tokenizer, piece.token.id));
+            self.token_logprobs.push(Some(piece.token.logprob));
+            let top = piece.top.iter().map(|top| (own_text(tokenizer, top.id), top.logprob));
+            self.top_logprobs.push(Some(TopLogprobs(top.collect())));
+            self.text_offset.push(*offset);
             *offset += piece.text.chars().count();
         }
-        columns
     }
+}
+
+/// A token decoded on its own.
+fn own_text(tokenizer: &Tokenizer, id: u32) -> String {
+    String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned()
+}
+
+/// In UTF-8, all bytes of a character but the first are 10xxxxxx.
+fn begins_character(byte: u8) -> bool {
+    byte & 0b1100_0000 != 0b1000_0000
 }

@@ -102,6 +102,47 @@ async fn logprobs() {
     assert_eq!(zero["choices"][0]["logprobs"]["top_logprobs"], json!([{}, {}, {}]));
 }
 
+/// With `echo` the prompt's tokens come first, whole and streamed.
+#[tokio::test]
+async fn logprobs_of_the_prompt() {
+    let server = server();
+    let body = |n_top, stream| {
+        json!({"prompt": "é2ab", "echo": true, "logprobs": n_top, "max_tokens": 2, "stream": stream})
+            .to_string()
+    };
+    let ids = crate::text::testing::tiktoken().encode("é2ab", true).unwrap().ids;
+    let text = |id| String::from_utf8_lossy(crate::text::testing::tiktoken().token_bytes(id)).into_owned();
+    let n = ids.len();
+    for n_top in [0, 1] {
+        let whole = server.post(PATH, &body(n_top, false)).await.json()["choices"][0].clone();
+        let columns = whole["logprobs"].clone();
+        let (tokens, logprobs) = (&columns["tokens"], &columns["token_logprobs"]);
+        assert_eq!((tokens.as_array().unwrap().len(), &logprobs[0]), (n + 2, &Value::Null), "{columns}");
+        assert_eq!((&columns["top_logprobs"][0], &columns["text_offset"][0]), (&Value::Null, &json!(0)));
+        for (i, &id) in ids.iter().enumerate().skip(1) {
+            assert_eq!(tokens[i], text(id));
+            assert!((logprobs[i].as_f64().unwrap() + f64::from(id) / 100.0).abs() < 1e-6, "{columns}");
+            let best = if n_top == 0 { json!({}) } else { json!({text(id + 1): -0.25}) };
+            assert_eq!(columns["top_logprobs"][i], best);
+        }
+        // The last of the prompt's tokens is one letter; what follows the prompt of four characters is the answer.
+        let offsets = &columns["text_offset"];
+        assert_eq!((&offsets[n - 1], &offsets[n]), (&json!(3), &json!(4)), "{columns}");
+        assert!(whole["text"].as_str().unwrap().starts_with("é2ab"));
+
+        let events = server.post(PATH, &body(n_top, true)).await.events();
+        let streamed = |name: &str| -> Vec<Value> {
+            events
+                .iter()
+                .flat_map(|e| e["choices"][0]["logprobs"][name].as_array().unwrap().clone())
+                .collect()
+        };
+        for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+            assert_eq!(json!(streamed(name)), columns[name], "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn refusals() {
     let server = server();
@@ -122,7 +163,12 @@ async fn refusals() {
             validation("token ids must be < 600, the size of the model's vocabulary. Given: 600"),
         ),
         (r#"{"prompt":"a","best_of":3}"#, validation("`best_of` > `n` is not supported")),
-        (r#"{"prompt":"a","echo":true,"logprobs":1}"#, validation("`echo` with `logprobs` is not supported")),
+        (
+            r#"{"prompt":"a","echo":true,"logprobs":2}"#,
+            validation(
+                "`logprobs` must be <= 1 with `echo`: of a prompt's tokens only the likeliest one is known. Given: 2",
+            ),
+        ),
         (r#"{"prompt":"a","logprobs":6}"#, validation("`top_n_tokens` must be >= 0 and <= 5. Given: 6")),
         (r#"{"prompt":"a","max_tokens":0}"#, validation("`max_new_tokens` must be strictly positive")),
     ] {

@@ -19,7 +19,7 @@ use crate::engine::{
     PlannedRow, PlannedStep, RowInput, RowOutcome, RowScores, SampledToken, SeqId, StepOutcome,
 };
 use crate::metrics::Metrics;
-use crate::request::{Limits, ShardInfo, TokenLogprob};
+use crate::request::{Limits, Score, ShardInfo, TokenLogprob};
 use crate::shard::testing::only_one;
 use crate::shard::{ShardError, ShardLink};
 use crate::text::testing;
@@ -181,10 +181,11 @@ impl ShardLink for ScriptedShard {
     }
 }
 
-/// Every prompt token's log-probability is a hundredth of its id, below zero.
+/// Every prompt token's log-probability is a hundredth of its id, below zero, and the next id would be likelier.
 fn scores(row: &PlannedRow) -> RowScores {
-    let logprobs = row.score_ids.iter().map(|&id| id as f32 / -100.0).collect();
-    RowScores { seq_id: row.seq_id, logprobs }
+    let score =
+        |&id: &u32| Score { logprob: id as f32 / -100.0, best: TokenLogprob { id: id + 1, logprob: -0.25 } };
+    RowScores { seq_id: row.seq_id, scores: row.score_ids.iter().map(score).collect() }
 }
 
 /// A server of the test.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::sequence::{Finished, Piece, Prefill};
-use crate::request::TokenLogprob;
+use crate::request::{Score, TokenLogprob};
 use crate::text::Tokenizer;
 
 /// Answer of /generate.
@@ -51,8 +51,8 @@ struct PrefillToken {
     id: u32,
     text: String,
     /// `null` for the first.
-    #[schema(value_type = Option<f32>, required = true)]
-    logprob: f32,
+    #[schema(required = true)]
+    logprob: Option<f32>,
 }
 
 impl Generated {
@@ -68,7 +68,7 @@ impl Details {
     fn new(tokenizer: &Tokenizer, prompt: &str, best: &Finished, others: &[&Finished]) -> Self {
         let all = || others.iter().copied().chain([best]);
         // Computed once for all: the prompt is the same.
-        let prefill = all().find_map(|one| one.prefill.as_ref());
+        let prefill = all().find_map(|one| one.prefill.as_deref());
         let prefill = prefill.map(|prefill| prefill_tokens(tokenizer, prefill)).unwrap_or_default();
         let other = |one: &&Finished| BestOfSequence {
             generated_text: format!("{prompt}{}", one.answer),
@@ -92,8 +92,12 @@ impl Details {
 }
 
 fn prefill_tokens(tokenizer: &Tokenizer, prefill: &Prefill) -> Vec<PrefillToken> {
-    let one = |(&id, &logprob): (&u32, &f32)| PrefillToken { id, text: own_text(tokenizer, id), logprob };
-    prefill.ids.iter().zip(&prefill.logprobs).map(one).collect()
+    let one = |(&id, score): (&u32, &Option<Score>)| PrefillToken {
+        id,
+        text: own_text(tokenizer, id),
+        logprob: score.map(|score| score.logprob),
+    };
+    prefill.ids.iter().zip(&prefill.scores).map(one).collect()
 }
 
 fn tokens(tokenizer: &Tokenizer, done: &Finished) -> Vec<Token> {

@@ -8,7 +8,9 @@ use crate::engine::{
     Engine, EngineConfig, EngineConfigError, PlannedStep, RowOutcome, RowScores, SeqId, StepMismatch,
     StepOutcome,
 };
-use crate::request::{FinishReason, GenerationError, GenerationEvent, Limits, ShardInfo, ValidRequest};
+use crate::request::{
+    FinishReason, GenerationError, GenerationEvent, Limits, Score, ShardInfo, TokenLogprob, ValidRequest,
+};
 
 /// Runs steps one by one, every sample being token 7, and compares their rows.
 fn check(config: EngineConfig, requests: &[(u32, u32)], expected: &[&[Row]]) {
@@ -226,20 +228,21 @@ fn prompt_logprobs_come_chunk_by_chunk() {
     let _ = engine.submit(SeqId(1), ValidRequest { prompt_logprobs: true, ..request(20, 2, false) }, now);
     let _ = engine.submit(SeqId(2), request(2, 2, false), now);
     let mut got = Vec::new();
+    let score = |logprob| Score { logprob, best: TokenLogprob { id: 1, logprob: -0.5 } };
     while let Some(step) = engine.plan_step(now) {
         let mut outcome = answer(&step, 7);
         for row in &step.rows {
             // The prompt's token at position p has id p + 1.
-            let logprobs = row.score_ids.iter().map(|&id| -(id as f32 - 1.0)).collect();
-            outcome.scores.push(RowScores { seq_id: row.seq_id, logprobs });
+            let scores = row.score_ids.iter().map(|&id| score(-(id as f32 - 1.0))).collect();
+            outcome.scores.push(RowScores { seq_id: row.seq_id, scores });
         }
-        outcome.scores.push(RowScores { seq_id: SeqId(2), logprobs: vec![-1.0] });
+        outcome.scores.push(RowScores { seq_id: SeqId(2), scores: vec![score(-1.0)] });
         for (seq_id, event) in engine.apply(outcome, now).expect("a complete answer") {
-            if let GenerationEvent::PromptLogprobs { position, logprobs } = event {
-                got.push((seq_id.0, position, logprobs));
+            if let GenerationEvent::PromptScores { position, scores } = event {
+                got.push((seq_id.0, position, scores));
             }
         }
     }
-    let range = |positions: std::ops::Range<u32>| positions.map(|p| -(p as f32)).collect::<Vec<_>>();
+    let range = |positions: std::ops::Range<u32>| positions.map(|p| score(-(p as f32))).collect::<Vec<_>>();
     assert_eq!(got, [(1, 1, range(1..15)), (1, 15, range(15..20))]);
 }

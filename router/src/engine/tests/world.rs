@@ -279,7 +279,7 @@ impl World {
                         request.state = State::Finished(reason);
                     }
                 }
-                GenerationEvent::PromptLogprobs { .. } => panic!("nobody asked for them"),
+                GenerationEvent::PromptScores { .. } => panic!("nobody asked for them"),
                 GenerationEvent::Failed(error) => request.state = State::Failed(error),
             }
         }
