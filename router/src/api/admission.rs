@@ -1,21 +1,16 @@
 //! Which requests are still being answered, and whether new ones are let in: what a drain goes by.
 //!
 //! A request counts from its headers to the end of its body, so one that is still being sent or tokenized
-//! when the server stops is served. Probes and metrics do not count. Used by `router`; `server` closes it.
+//! when the server stops is served. Probes and metrics do not count. Used by `passage`; `server` closes it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
-
-use super::error::ApiError;
-use super::state::App;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Doors {
@@ -29,9 +24,24 @@ pub struct Admission(watch::Sender<Doors>);
 
 /// A request that is being answered; it ends when this is dropped.
 #[derive(Debug)]
-struct Inside(Admission);
+pub struct Inside(Admission);
+
+/// The server is stopping.
+#[derive(Debug)]
+pub struct Closed;
 
 impl Admission {
+    /// Counts a request that asks for work: a POST.
+    ///
+    /// # Errors
+    /// When it comes too late.
+    pub fn admit(&self, method: &Method) -> Result<Option<Inside>, Closed> {
+        if method != Method::POST {
+            return Ok(None);
+        }
+        self.enter().map(Some).ok_or(Closed)
+    }
+
     fn enter(&self) -> Option<Inside> {
         let mut entered = false;
         self.0.send_if_modified(|doors| {
@@ -57,6 +67,13 @@ impl Admission {
     }
 }
 
+impl Inside {
+    /// Counts the request until the body of its answer is sent or given up.
+    pub fn until_sent(self, response: Response) -> Response {
+        response.map(|body| Body::new(Counted { body, _inside: self }))
+    }
+}
+
 impl Drop for Inside {
     fn drop(&mut self) {
         self.0.0.send_if_modified(|doors| {
@@ -64,15 +81,6 @@ impl Drop for Inside {
             doors.closed && doors.n_inside == 0
         });
     }
-}
-
-/// Middleware: refuses what asks for work while the server stops, and counts it before.
-pub async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
-    if request.method() != Method::POST {
-        return next.run(request).await;
-    }
-    let Some(inside) = app.admission().enter() else { return ApiError::STOPPING.into_response() };
-    next.run(request).await.map(|body| Body::new(Counted { body, _inside: inside }))
 }
 
 /// A response's body, which keeps its request counted.

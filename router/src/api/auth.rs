@@ -3,14 +3,12 @@
 
 use std::time::Instant;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, Method, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use super::compat::Compat;
 use super::error::ApiError;
-use super::state::App;
+use super::state::EdgeSettings;
 
 /// Paths that an orchestrator asks; `/` is one of them for a GET.
 const HEALTH: [&str; 4] = ["/health", "/ping", "/livez", "/readyz"];
@@ -25,15 +23,14 @@ const TGI_KEYED: [&str; 7] = [
     "/tokenize",
 ];
 
-/// Middleware: lets a request through if its path needs no key or it brings a good one.
-pub async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
-    let settings = app.settings();
+/// Lets a request through if its path needs no key or it brings a good one.
+pub fn require_key(settings: &EdgeSettings, request: &Request) -> Result<(), ApiError> {
     match &settings.api_keys {
         Some(keys) if is_keyed(request.method(), request.uri().path(), settings.compat) => {
             let good = bearer(request.headers()).is_some_and(|key| keys.allow(key, Instant::now()));
-            if good { next.run(request).await } else { ApiError::Unauthorized.into_response() }
+            if good { Ok(()) } else { Err(ApiError::Unauthorized) }
         }
-        _ => next.run(request).await,
+        _ => Ok(()),
     }
 }
 

@@ -1,17 +1,13 @@
 //! Who asks, and how long the answer is of use: from headers, for whatever route. Used by `sequence`.
 //!
-//! A middleware reads the headers and every sequence opened under it gets them, so that no route can
+//! `passage` reads the headers and every sequence opened within gets them, so that no route can
 //! forget to pass them on. The key is never kept, only a digest of it.
 
 use std::time::{Duration, Instant};
 
-use axum::extract::Request;
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::error::ApiError;
 use crate::request::{Caller, Tenant};
 use crate::validation::Refusal;
 
@@ -24,12 +20,9 @@ tokio::task_local! {
     static CALLER: Caller;
 }
 
-/// Middleware: whatever is opened while the request is handled is opened for its caller.
-pub async fn identify(request: Request, next: Next) -> Response {
-    match read(request.headers(), Instant::now()) {
-        Ok(caller) => CALLER.scope(caller, next.run(request)).await,
-        Err(refusal) => ApiError::Validation(refusal).into_response(),
-    }
+/// Whatever `handling` opens is opened for `caller`.
+pub fn scope<T>(caller: Caller, handling: impl Future<Output = T>) -> impl Future<Output = T> {
+    CALLER.scope(caller, handling)
 }
 
 /// The caller of the request that is being handled.
@@ -37,7 +30,11 @@ pub fn current() -> Caller {
     CALLER.try_with(|caller| *caller).unwrap_or(Caller::ANONYMOUS)
 }
 
-fn read(headers: &HeaderMap, now: Instant) -> Result<Caller, Refusal> {
+/// Who asks.
+///
+/// # Errors
+/// When the time given is no number.
+pub fn read(headers: &HeaderMap, now: Instant) -> Result<Caller, Refusal> {
     let timeout = headers.get(TIMEOUT).map(|value| {
         let ms = value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|ms| *ms > 0);
         let given = String::from_utf8_lossy(value.as_bytes());

@@ -4,9 +4,7 @@
 //! routes and OpenAI's on `/v1/*`. Texts and types are TGI's where TGI has them: clients match on them.
 
 use axum::Json;
-use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -200,10 +198,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Middleware: gives every error response its JSON body, axum's own 405 included.
-pub async fn render(request: Request, next: Next) -> Response {
-    let style = Style::of(request.uri().path());
-    let mut response = next.run(request).await;
+/// Gives an error response its JSON body, axum's own 405 included.
+pub fn render(style: Style, mut response: Response) -> Response {
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
         None if response.status() == StatusCode::METHOD_NOT_ALLOWED => ApiError::MethodNotAllowed,

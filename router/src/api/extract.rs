@@ -3,7 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::error::ApiError;
@@ -26,11 +26,13 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
         // Its type is looked at before its length: this is what axum does for typed bodies.
-        let probe = Request::from_parts(parts.clone(), Body::from("0"));
+        let mut probe = Request::new(Body::from("0"));
+        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
+            probe.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
+        }
         let axum::Json(IgnoredAny) = axum::Json::from_request(probe, state).await.map_err(refuse)?;
-        let bytes = Bytes::from_request(Request::from_parts(parts, body), state)
+        let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| ApiError::Body(rejection.status(), rejection.body_text()))?;
         Ok(Self(bytes))

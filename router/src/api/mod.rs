@@ -17,6 +17,7 @@ mod logit_bias;
 pub mod meta;
 mod openai;
 mod openapi;
+mod passage;
 mod pieces;
 pub mod places;
 mod platforms;
@@ -30,15 +31,11 @@ mod tokenize;
 pub mod trace;
 mod vllm;
 
-use std::any::Any;
-
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::middleware::from_fn_with_state;
+use axum::response::Redirect;
 use axum::routing::{get, post};
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use error::ApiError;
@@ -77,18 +74,10 @@ fn routes() -> Router<App> {
         .fallback(async || ApiError::NotFound)
 }
 
-/// What every request passes, outermost last.
+/// What every request passes, outermost first. One layer: each costs every request several allocations.
 fn layers(routes: Router<App>, app: App) -> Router {
-    routes
-        .layer(DefaultBodyLimit::max(app.settings().payload_limit))
-        .layer(from_fn(caller::identify))
-        .layer(from_fn_with_state(app.clone(), auth::require_key))
-        .layer(CatchPanicLayer::custom(internal_error))
-        .layer(from_fn_with_state(app.clone(), admission::admit))
-        .layer(from_fn(error::render))
-        .layer(from_fn(trace::request))
-        .layer(cors(app.settings()))
-        .with_state(app)
+    let passage = from_fn_with_state(app.clone(), passage::pass);
+    routes.layer((cors(app.settings()), passage)).with_state(app)
 }
 
 fn cors(settings: &EdgeSettings) -> CorsLayer {
@@ -101,11 +90,6 @@ fn cors(settings: &EdgeSettings) -> CorsLayer {
         .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
         .allow_origin(if any { AllowOrigin::any() } else { origins.into() })
         .vary([header::ORIGIN, header::ACCESS_CONTROL_REQUEST_METHOD, header::ACCESS_CONTROL_REQUEST_HEADERS])
-}
-
-/// A panic in a handler answers 500; the panic itself was logged by the hook.
-fn internal_error(_panic: Box<dyn Any + Send>) -> Response {
-    ApiError::Internal.into_response()
 }
 
 #[cfg(test)]

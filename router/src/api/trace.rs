@@ -1,14 +1,13 @@
 //! Request ids and spans: every response carries `x-request-id`, every POST has one span that ends with its
-//! last token, whether or not anybody collects spans. Never holds a prompt, an answer or a key.
+//! last token, whether or not anybody collects spans. Never holds a prompt, an answer or a key. Used by `passage`.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::global;
 use opentelemetry::propagation::Extractor;
 use opentelemetry::trace::{Status, TraceContextExt};
-use tracing::{Instrument, Span};
+use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::random;
@@ -19,19 +18,35 @@ const ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's id longer than this is replaced.
 const MAX_ID_BYTES: usize = 128;
 
-/// Middleware: names the request, opens its span under the client's `traceparent`.
-pub async fn request(request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
-    let mut response = if request.method() == Method::POST {
-        let span = open(&request, &id);
-        let response = next.run(request).instrument(span.clone()).await;
-        close(&span, &response);
+/// A request's name and span.
+pub struct Trace {
+    id: HeaderValue,
+    /// None but of a POST.
+    span: Span,
+}
+
+impl Trace {
+    /// Names the request, opens its span under the client's `traceparent`.
+    pub fn open(request: &Request) -> Self {
+        let id = request_id(request.headers());
+        let span = if request.method() == Method::POST { open(request, &id) } else { Span::none() };
+        Self { id, span }
+    }
+
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// The span itself ends with the last token: a stream's count holds it (see `record::RequestCount`).
+    pub fn close(self, mut response: Response) -> Response {
+        let status = response.status();
+        self.span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            self.span.set_status(Status::error(status.canonical_reason().unwrap_or_default()));
+        }
+        response.headers_mut().insert(ID, self.id);
         response
-    } else {
-        next.run(request).await
-    };
-    response.headers_mut().insert(ID, id);
-    response
+    }
 }
 
 /// The client's id if it is printable and short, else a new one.
@@ -59,15 +74,6 @@ fn open(request: &Request, id: &HeaderValue) -> Span {
     span.set_attribute("http.request.method", "POST");
     span.set_attribute("url.path", path.to_string());
     span
-}
-
-/// The span itself ends with the last token: a stream's count holds it (see `record::RequestCount`).
-fn close(span: &Span, response: &Response) {
-    let status = response.status();
-    span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
-    if status.is_server_error() {
-        span.set_status(Status::error(status.canonical_reason().unwrap_or_default()));
-    }
 }
 
 struct Headers<'a>(&'a HeaderMap);

@@ -6,7 +6,6 @@
 pub mod table;
 mod vllm;
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use prometheus::{
@@ -14,12 +13,13 @@ use prometheus::{
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
+use rustc_hash::FxHashMap;
 use table::{Buckets, Kind, Row, TABLE};
 
 /// All series of the process. Cheap to share behind an `Arc`; every method is safe from any task.
 pub struct Metrics {
     registry: Registry,
-    series: HashMap<&'static str, Vec<(&'static str, Series)>>,
+    series: FxHashMap<&'static str, Vec<(&'static str, Series)>>,
     vllm: OnceLock<vllm::Aliases>,
 }
 

@@ -219,8 +219,10 @@ impl Validator {
     async fn ids(&self, input: Input) -> Result<Vec<u32>, Refusal> {
         match input {
             Input::Ids(ids) => Ok(ids),
-            Input::Text(text) => Ok(self.encode(text, true).await?.ids),
-            Input::Prompt(prompt) => Ok(self.encode_prompt(prompt).await?.ids),
+            Input::Text(text) => self.run(text.len(), move |tokenizer| tokenizer.ids(&text, true)).await,
+            Input::Prompt(prompt) => {
+                self.run(prompt.n_bytes(), move |tokenizer| tokenizer.prompt_ids(&prompt)).await
+            }
         }
     }
 

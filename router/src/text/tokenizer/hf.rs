@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer as Library;
 
 use super::Encoding;
+use super::byte_level::ByteLevelEncoder;
 use super::table::{MAX_TOKENS, TokenTable};
 use super::token_decoder::{LeadingStrip, TokenDecoder};
 use crate::text::TextError;
@@ -21,6 +22,8 @@ use crate::text::files::{MAX_VOCABULARY_BYTES, file_error, read_bounded};
 /// The library's tokenizer, without the file's truncation and padding (limits are the router's work).
 pub struct HfTokenizer {
     library: Library,
+    /// A shorter way to ids alone, where there is one.
+    byte_level: Option<ByteLevelEncoder>,
     /// A copy that does not parse special tokens, made when first needed.
     literal: OnceLock<Library>,
 }
@@ -80,13 +83,23 @@ impl HfTokenizer {
         library.with_truncation(None).map_err(|e| file_error(path, e.to_string()))?;
         let decoder = TokenDecoder::new(&sections.decoder).map_err(|detail| file_error(path, detail))?;
         let table = token_table(&library, &decoder).map_err(|detail| file_error(path, detail))?;
-        let encoder = Self { library, literal: OnceLock::new() };
+        let byte_level = guarded(|| Ok(ByteLevelEncoder::new(&library))).unwrap_or_default();
+        let encoder = Self { library, byte_level, literal: OnceLock::new() };
         Ok(Loaded { encoder, table, leading_strip: decoder.leading_strip })
     }
 
     /// Special tokens written out in the text become their ids.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
         encode(&self.library, text, add_special_tokens)
+    }
+
+    /// The ids of `encode`.
+    pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        let short = |way: &ByteLevelEncoder| way.encode(&self.library, text, add_special_tokens);
+        match self.short_ids(short)? {
+            Some(ids) => Ok(ids),
+            None => Ok(self.encode(text, add_special_tokens)?.ids),
+        }
     }
 
     /// Special tokens written out in the text are characters like any other.
@@ -97,6 +110,32 @@ impl HfTokenizer {
             library
         });
         encode(literal, text, false)
+    }
+
+    /// The ids of `encode_literally`.
+    pub fn ids_literally(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        match self.short_ids(|way| way.encode_literally(&self.library, text))? {
+            Some(ids) => Ok(ids),
+            None => Ok(self.encode_literally(text)?.ids),
+        }
+    }
+
+    fn short_ids(
+        &self,
+        way: impl FnOnce(&ByteLevelEncoder) -> tokenizers::Result<Option<Vec<u32>>>,
+    ) -> Result<Option<Vec<u32>>, TextError> {
+        let Some(byte_level) = &self.byte_level else { return Ok(None) };
+        guarded(|| way(byte_level)).map_err(TextError::Encode)
+    }
+
+    #[cfg(test)]
+    pub fn library(&self) -> &Library {
+        &self.library
+    }
+
+    #[cfg(test)]
+    pub fn byte_level(&self) -> Option<&ByteLevelEncoder> {
+        self.byte_level.as_ref()
     }
 
     pub fn token_id(&self, token: &str) -> Option<u32> {

@@ -3,6 +3,7 @@
 //! Built once by `main`, shared by all requests. Encoding is the libraries' (`tiktoken`, `hf`); decoding
 //! is a table of each token's exact bytes, so that streamed text never depends on a token's neighbours.
 
+mod byte_level;
 mod eos;
 mod hf;
 mod nfc;
@@ -76,6 +77,27 @@ impl Tokenizer {
             Encoder::Tiktoken(encoder) => encoder.encode(text, &self.table),
             Encoder::Hf(encoder) => encoder.encode(text, add_special_tokens),
         }
+    }
+
+    /// The ids of `encode`, which takes several times as long.
+    pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        match &self.encoder {
+            Encoder::Tiktoken(encoder) => Ok(encoder.encode(text, &self.table)?.ids),
+            Encoder::Hf(encoder) => encoder.ids(text, add_special_tokens),
+        }
+    }
+
+    /// The ids of `encode_prompt`.
+    pub fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>, TextError> {
+        let Prompt::Parts(parts) = prompt else { return self.ids(&prompt.text(), false) };
+        let mut ids = Vec::new();
+        for part in parts {
+            match (part, &self.encoder) {
+                (PromptPart::Text(text), Encoder::Hf(encoder)) => ids.extend(encoder.ids_literally(text)?),
+                _ => ids.extend(self.encode_part(part)?.ids),
+            }
+        }
+        Ok(ids)
     }
 
     /// Encodes a rendered chat prompt, part by part, without adding special tokens. Offsets are into

@@ -189,8 +189,9 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
         if let Ok(tokenizer) = Tokenizer::from_dir(dir.path()) {
-            let ids = tokenizer.encode("hello wörld", true).map(|e| e.ids).unwrap_or_default();
-            tokenizer.decode(&ids, false);
+            let ids = tokenizer.encode("hello wörld", true).map(|e| e.ids);
+            prop_assert_eq!(tokenizer.ids("hello wörld", true).ok(), ids.as_ref().ok().cloned());
+            tokenizer.decode(&ids.unwrap_or_default(), false);
         }
     }
 }

@@ -135,14 +135,28 @@ fn fallback_byte(token: &str) -> Option<u8> {
     is_hex.then(|| u8::from_str_radix(hex, 16).ok())?
 }
 
+/// The bytes that another character stands for, in ascending order.
+static OTHERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..=u8::MAX).filter(|&b| !is_own_char(b)).collect());
+
 /// GPT-2's alphabet: printable Latin-1 characters stand for their own byte, the other bytes in
 /// ascending order for U+0100 on.
 fn byte_of_char(c: char) -> Option<u8> {
-    static OTHERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..=u8::MAX).filter(|&b| !is_own_char(b)).collect());
     match u8::try_from(c) {
         Ok(byte) => is_own_char(byte).then_some(byte),
         Err(_) => OTHERS.get((c as usize).checked_sub(0x100)?).copied(),
     }
+}
+
+/// The character of GPT-2's alphabet that stands for a byte.
+pub fn char_of_byte(byte: u8) -> char {
+    static CHARS: LazyLock<[char; 256]> = LazyLock::new(|| {
+        let mut chars = std::array::from_fn(|byte| char::from(byte as u8));
+        for (c, &byte) in ('\u{100}'..).zip(OTHERS.iter()) {
+            chars[usize::from(byte)] = c;
+        }
+        chars
+    });
+    CHARS[usize::from(byte)]
 }
 
 fn is_own_char(byte: u8) -> bool {
@@ -159,6 +173,7 @@ mod tests {
         let mut bytes: Vec<u8> = (0..0x200).filter_map(|c| byte_of_char(char::from_u32(c)?)).collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=u8::MAX).collect::<Vec<u8>>());
+        assert!((0..=u8::MAX).all(|byte| byte_of_char(char_of_byte(byte)) == Some(byte)));
         let alphabet = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
         assert!(alphabet.len() == 256 && alphabet.iter().all(|&c| byte_of_char(c).is_some()));
     }
