@@ -1,6 +1,6 @@
 """schemathesis against /openapi.json: whatever a request holds, no 5xx and nothing that the document does not say.
 
-A short run by default; QUERN_SCHEMATHESIS_EXAMPLES (`make test-clients`) sets how many requests each route gets.
+A short run by default; QUERN_SCHEMATHESIS_EXAMPLES (`make test-openapi`) sets how many requests each route gets.
 """
 
 import json

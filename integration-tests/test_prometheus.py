@@ -35,16 +35,25 @@ DURATIONS = [
     *((f"tgi_batch_{part}_duration", f', method="{method}"')
       for part in ("inference", "forward", "decode", "filter", "concat") for method in ("prefill", "decode")),
 ]  # fmt: skip
+HEADLINES = {
+    ("tgi_request_queue_duration", ""), ("tgi_batch_inference_duration", ', method="prefill"'),
+    ("tgi_batch_forward_duration", ', method="decode"'),
+}  # fmt: skip
 TGI = [
     *(f'histogram_quantile({p}, sum by (le) (rate({name}_bucket{{container="quern"{method}}}[1m])))'
-      for name, method in DURATIONS for p in (0.5, 0.99)),
+      for name, method in DURATIONS for p in (0.5, 0.9, 0.99)),
+    *(f'sum(increase({name}_bucket{{container="quern"{method}}}[1m])) by (le)' for name, method in DURATIONS),
+    # Its headline figures leave out what is zero: time to first token (two that it adds), time a token, tokens.
+    *(f'(histogram_quantile(0.5, sum by (le) (rate({name}_bucket{{container="quern"{method}}}[1m]))) * 1000) > 0'
+      for name, method in DURATIONS if (name, method) in HEADLINES),
+    'sum((rate(tgi_request_generated_tokens_sum{container="quern"}[1m]) / rate(tgi_request_generated_tokens_count{container="quern"}[1m])) > 0)',
     *(f'sum(rate({name}_sum{{container="quern"{method}}}[1m])) / sum(rate({name}_count{{container="quern"{method}}}[1m]))'
       for name, method in DURATIONS),
     'sum(increase(tgi_request_success{container="quern"}[1m]))',
     'sum(increase(tgi_request_failure{container="quern"}[1m])) by (err)',
     'count(tgi_request_count{container="quern"})',
     'sum(increase(tgi_batch_concat{container="quern"}[1m])) by (reason)',
-    'tgi_queue_size{container="quern"}', 'tgi_batch_current_max_tokens{container="quern"}',
+    'sum(tgi_queue_size{container="quern"})', 'avg(tgi_batch_current_max_tokens{container="quern"})',
     'tgi_batch_current_size{container="quern"}',
 ]  # fmt: skip
 
@@ -110,6 +119,12 @@ def test_every_expression_of_our_dashboard(prometheus):
 def test_every_expression_of_tgis_dashboard(prometheus):
     for query in TGI:
         assert result(prometheus, query), query
+
+
+def test_tgis_dashboard_finds_its_servers(prometheus):
+    """By the values of the label that it lets people choose from."""
+    found = result(prometheus, "group(tgi_request_count) by (container)")
+    assert [one["metric"] for one in found] == [{"container": "quern"}]
 
 
 def test_quantiles_are_numbers(prometheus):

@@ -65,6 +65,7 @@ STARTS += [
     Start("2.1 -g", NO_MODEL + ("-g", "1")),
     Start("2.1 -e", NO_MODEL + ("-e",), said="Runtime environment:"),
     Start("2.1 --env goes on to launch", NO_MODEL + ("--env",), said="nvidia-smi:"),
+    Start("10.43 --env without a model is all", ("--env",), code=0, last="", said="nvidia-smi:", unsaid="Starting"),
     Start("2.1 a flag wins over its variable", NO_MODEL + ("--validation-workers", "1"), env={"VALIDATION_WORKERS": "0"}),
     *(Start(f"2.1 a switch as {word!r}", NO_MODEL, env={"JSON_OUTPUT": word}) for word in ("true", "false", "1", "0")),
     Start("2.1 a switch as a wrong word", NO_MODEL, env={"JSON_OUTPUT": "perhaps"}, code=2, last="try '--help'"),
@@ -98,11 +99,12 @@ STARTS += [
     argument("a template that is not there", ("--tokenizer-config-path", "no-such-file"), "`tokenizer_config_path`: there is no file no-such-file"),
 ]  # fmt: skip
 
-# 2.2, 2.6: lines of a start, a request and a stop that scripts grep for, in this order.
+# 2.2, 2.6: lines of a start, a request and a stop that scripts grep for; the launcher's and the router's each in this order.
 LOG_LINES = [
-    "Starting check and download process for", "Successfully downloaded weights for", "Starting shard",
-    "Starting Webserver", "Shard ready in", "Warming up model", "Setting max batch total tokens to", "Connected", "api::record: Success",
-    "signal received, starting graceful shutdown",
+    ["Starting check and download process for", "Successfully downloaded weights for", "Starting shard", "Starting Webserver",
+     "Shard ready in", "signal received, starting graceful shutdown"],
+    ["Starting Webserver", "Warming up model", "Setting max batch total tokens to", "Connected", "api::record: Success",
+     "signal received, starting graceful shutdown"],
 ]  # fmt: skip
 # 3, 2.6: fields of the line of a request.
 SUCCESS_FIELDS = ["total_time", "validation_time", "queue_time", "inference_time", "time_per_token", "seed"]

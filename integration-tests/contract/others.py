@@ -49,9 +49,15 @@ METRICS = [
     *((f"tgi_batch_inference_{name}", "counter", METHODS) for name in ("count", "success", "failure")),
     *((f"tgi_batch_{name}_duration", "histogram", METHODS) for name in ("inference", "forward", "decode", "filter", "concat")),
     ("tgi_batch_concat", "counter", {"reason": ["backpressure", "wait_exceeded", "chunking"]}),
+    *((f"tgi_{name}", "counter", {}) for name in (
+        "prompt_tokens", "prompt_tokens_computed", "prompt_tokens_cached", "generation_tokens", "replayed_tokens", "preemptions",
+        "shard_recoveries")),
+    ("tgi_request_finish", "counter", {"reason": ["length", "eos_token", "stop_sequence"]}),
+    ("tgi_prefix_cache_tokens", "gauge", {}), ("tgi_shard_memory_bytes", "gauge", {"part": ["weights", "kv_cache", "workspace"]}),
     ("tgi_build_info", "gauge", {}),
-    ("vllm:num_requests_waiting", "gauge", {}), ("vllm:num_requests_running", "gauge", {}), ("vllm:kv_cache_usage_perc", "gauge", {}),
-    ("vllm:cache_config_info", "gauge", {}), ("process_resident_memory_bytes", "gauge", {}), ("process_cpu_seconds_total", "counter", {}),
+    *((f"vllm:{name}", "gauge", {}) for name in (
+        "num_requests_waiting", "num_requests_running", "kv_cache_usage_perc", "cache_config_info", "lora_requests_info")),
+    ("process_resident_memory_bytes", "gauge", {}), ("process_cpu_seconds_total", "counter", {}),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-//! `--env`: what this program is and where it runs, for bug reports. As with TGI, serving goes on.
+//! `--env`: what this program is and where it runs, for bug reports.
 //!
 //! Called by `launch`. Whatever cannot be found out is `N/A`; nothing here may fail a launch, and
 //! no environment variable is shown.

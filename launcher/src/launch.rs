@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::args::{self, Args, Secret, ServerArgs};
+use crate::args::{self, Args, Secret, ServerArgs, TgiCompat};
 use crate::checks::{self, DeviceCount};
 use crate::environment;
 use crate::error::LauncherError;
@@ -30,6 +30,9 @@ pub async fn serve(args: &Args, without_effect: &[String]) -> Result<(), Launche
     let mut signals = StopSignals::listen().map_err(failed)?;
     if args.env {
         info!("{}", environment::report());
+        if is_report_alone(args) {
+            return Ok(());
+        }
     }
     info!("{args:?}");
     for flag in without_effect {
@@ -49,6 +52,11 @@ pub async fn serve(args: &Args, without_effect: &[String]) -> Result<(), Launche
     let sockets = SocketFolder::prepare(given, &std::env::temp_dir(), std::process::id())?;
     let resolved = Resolved { folder, model_name, address, uds_base: sockets.base().to_path_buf() };
     supervise::run(&launch(args, &resolved, programs), &mut signals).await
+}
+
+/// `--env` without a model is for a bug report; a deployment's launch line may have it and goes on, as with TGI.
+fn is_report_alone(args: &Args) -> bool {
+    args.model.model_id.is_none() && args.server.tgi_compat == TgiCompat::Fixed
 }
 
 /// Everything that flags alone can get wrong, and the port.

@@ -196,6 +196,8 @@ pub struct ShardInfo {
     pub ntk_seq_length: u32,
     /// Where the shard's start spent its time: phases and seconds; empty until the plan.
     pub startup: Vec<(String, f64)>,
+    /// Bytes for weights, KV cache and workspace; 0 until the plan.
+    pub memory: [u64; 3],
 }
 
 /// How the engine is doing, for health.

@@ -84,7 +84,8 @@ pub struct Args {
     /// Log events as JSON, one object a line.
     #[arg(long, env, value_parser = BoolishValueParser::new())]
     pub json_output: bool,
-    /// Log the runtime environment (target, version, processor, GPUs) before launching.
+    /// Log the runtime environment (target, version, processor, GPUs) before launching. Without --model-id that is
+    /// all, unless --tgi-compat is strict.
     #[arg(long, short)]
     pub env: bool,
 }

@@ -63,6 +63,7 @@ fn info(max_steps_in_flight: u32) -> ShardInfo {
         max_steps_in_flight,
         ntk_seq_length: 0,
         startup: Vec::new(),
+        memory: [0; 3],
     }
 }
 

@@ -228,6 +228,7 @@ mod tests {
             "vllm:num_requests_running{model_name=\"m\\\"x\"} 3\n",
             "vllm:kv_cache_usage_perc{model_name=\"m\\\"x\"} 0.25\n",
             "vllm:cache_config_info{block_size=\"32\",num_gpu_blocks=\"128\"} 1\n",
+            "vllm:lora_requests_info{max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} 0\n",
             "tgi_kv_cache_usage 0.25\n",
             "process_resident_memory_bytes ",
         ] {

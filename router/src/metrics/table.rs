@@ -56,6 +56,9 @@ pub const FAILURES: &[&str] = &[
 /// Phases of a start: the shard's, and all of it.
 pub const PHASES: &[&str] = &["open", "read", "repack", "plan", "graphs", "ready"];
 
+/// What the shard's memory is for.
+pub const MEMORY: &[&str] = &["weights", "kv_cache", "workspace"];
+
 const fn counter(name: &'static str, help: &'static str) -> Row {
     Row { name, kind: Kind::Counter, help, label: "", values: NO_LABEL }
 }
@@ -112,6 +115,7 @@ pub const TABLE: &[Row] = &[
     by("reason", &["backpressure", "wait_exceeded", "chunking"], counter("tgi_batch_concat", "New sequences joined to a running batch, by reason")),
     by("phase", PHASES, gauge("tgi_startup_seconds", "Seconds that each phase of the start took; ready: all of it")),
     by("cause", &["ended", "hung", "protocol", "canary"], counter("tgi_shard_lost", "Shards lost, by how it showed")),
+    by("part", MEMORY, gauge("tgi_shard_memory_bytes", "Memory that the shard planned, on the GPU if it has one")),
     counter("tgi_shard_recoveries", "Shards that took over from a lost one and answered"),
     histogram("tgi_shard_recovery_duration", Buckets::Duration, "Seconds from the loss of a shard to the first answer of the next one"),
     gauge("tgi_shard_last_step_age", "Seconds since the shard last answered a step, busy or idle"),

@@ -33,6 +33,10 @@ impl Aliases {
         let (block_size, n_blocks) = (block_size.to_string(), n_blocks.to_string());
         let config = [("block_size", block_size.as_str()), ("num_gpu_blocks", n_blocks.as_str())];
         gauge("vllm:cache_config_info", "Always 1; the labels describe the KV cache", &config).set(1.0);
+        // Gateways look for it on every server; one without adapters never changes it.
+        let adapters = [("max_lora", "0"), ("running_lora_adapters", ""), ("waiting_lora_adapters", "")];
+        gauge("vllm:lora_requests_info", "When the adapters in use last changed; there are none", &adapters)
+            .set(0.0);
         Self {
             waiting: gauge("vllm:num_requests_waiting", "Sequences waiting", &of_model),
             running: gauge("vllm:num_requests_running", "Sequences running", &of_model),

@@ -20,7 +20,7 @@ use crate::api::state::{App, EdgeSettings, Serving};
 use crate::args::{Args, MetricsCompat};
 use crate::driver::{self, DriverError, EngineHandle};
 use crate::metrics::Metrics;
-use crate::metrics::table::PHASES;
+use crate::metrics::table::{MEMORY, PHASES};
 use crate::request::{Limits, ShardInfo};
 use crate::shard::grpc::Connector;
 use crate::shard::supervisor::Supervisor;
@@ -91,6 +91,9 @@ pub async fn start(
     let startup = startup(&model, began.elapsed());
     for (phase, seconds) in &startup {
         metrics.set_labelled("tgi_startup_seconds", phase, *seconds);
+    }
+    for (part, bytes) in MEMORY.iter().zip(model.memory) {
+        metrics.set_labelled("tgi_shard_memory_bytes", part, bytes as f64);
     }
     let (engine, driver) = driver::start(source, shard, args.watching(), metrics.clone())?;
     let workers = args.validation_workers;

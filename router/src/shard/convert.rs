@@ -81,6 +81,7 @@ pub(super) fn info_from_proto(info: proto::InfoReply) -> Result<ShardInfo, Shard
         max_steps_in_flight: info.max_steps_in_flight,
         ntk_seq_length: info.ntk_seq_length,
         startup: Vec::new(),
+        memory: [0; 3],
     })
 }
 

@@ -203,6 +203,7 @@ impl ShardConnection {
             link: GrpcLink { steps, replies },
             info: ShardInfo {
                 n_blocks: plan.n_blocks,
+                memory: [plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes],
                 startup: plan.startup.into_iter().map(|phase| (phase.name, phase.seconds)).collect(),
                 ..info
             },

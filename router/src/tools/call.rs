@@ -1,4 +1,5 @@
-//! Reads the JSON of one tag: `{"name": ..., "arguments": {...}}`, or a list of such, as it is written. Pure.
+//! Reads the JSON of one tag, or of an answer without tags: `{"name": ..., "arguments": {...}}`, or a list of such, as it
+//! is written. Pure.
 //!
 //! Used by `hermes`. Arguments are sent on as they come once the name is known; `parameters` is another name
 //! of theirs. A name that is no function's, or arguments that are no object, make it no call.
@@ -16,10 +17,12 @@ pub enum Progress {
     Broken,
 }
 
-/// Reader of what follows one opening tag.
+/// Reader of what follows one opening tag, or of a call without one.
 #[derive(Debug, Default)]
 pub struct CallReader {
     raw: String,
+    /// No tag says that this is a call: every key and the arguments must.
+    bare: bool,
     in_list: bool,
     n_begun: usize,
     place: Place,
@@ -63,6 +66,15 @@ enum Key {
 }
 
 impl CallReader {
+    /// A reader of a call without tags.
+    pub fn bare() -> Self {
+        Self { bare: true, ..Self::default() }
+    }
+
+    pub fn is_bare(&self) -> bool {
+        self.bare
+    }
+
     /// Everything read so far.
     pub fn raw(&self) -> &str {
         &self.raw
@@ -137,7 +149,7 @@ impl CallReader {
             Scan::Last | Scan::After => {}
         }
         self.place = match std::mem::take(&mut self.place) {
-            Place::Key(value) => Place::Colon(Key::of(&value.text)?),
+            Place::Key(value) => Place::Colon(Key::of(&value.text, self.bare)?),
             Place::Value(key, value) => {
                 self.end_value(key, &value, names, sink)?;
                 Place::AfterValue
@@ -173,10 +185,10 @@ impl CallReader {
         sink.arguments(&self.arguments.take().unwrap_or_default());
     }
 
-    /// A call without arguments has none: `{}`.
+    /// A tagged call without arguments has none: `{}`.
     fn end_object(&mut self, sink: &mut Sink) -> Option<Progress> {
         if !self.begun {
-            self.name.as_ref()?;
+            self.name.as_ref().filter(|_| !self.bare)?;
             self.arguments = Some("{}".into());
             self.begin_call(sink);
         }
@@ -187,13 +199,15 @@ impl CallReader {
 }
 
 impl Key {
-    fn of(text: &str) -> Option<Self> {
+    /// `None`: no call has it. Without tags that is every key which calls do not usually have.
+    fn of(text: &str, bare: bool) -> Option<Self> {
         let key: String = serde_json::from_str(text).ok()?;
-        Some(match key.as_str() {
-            "name" => Self::Name,
-            "arguments" | "parameters" => Self::Arguments,
-            _ => Self::Other,
-        })
+        match key.as_str() {
+            "name" => Some(Self::Name),
+            "arguments" | "parameters" => Some(Self::Arguments),
+            "id" | "type" => Some(Self::Other),
+            _ => (!bare).then_some(Self::Other),
+        }
     }
 }
 

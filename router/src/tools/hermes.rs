@@ -1,5 +1,6 @@
 //! Reads `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form of Hermes and Qwen2, from
-//! streamed text. Pure; used through `ToolParser`.
+//! streamed text; and the same without tags at the beginning of an answer, as Llama writes it, and small models
+//! that forget the tags. Pure; used through `ToolParser`.
 //!
 //! The outcome depends on the text alone, never on how it was cut into pieces. What turns out to be no call
 //! of a known function is given back as text, markup included.
@@ -18,6 +19,8 @@ pub struct Hermes {
     state: State,
     /// A call ended and its closing tag has not come yet.
     closing: bool,
+    /// Nothing but calls without tags came so far: what comes may be another one.
+    bare: bool,
 }
 
 enum State {
@@ -35,7 +38,7 @@ impl Default for State {
 impl Hermes {
     /// A parser of calls to functions of these names; from the call after `max_calls` on they are left out.
     pub fn new(names: Vec<String>, max_calls: usize) -> Self {
-        Self { names, sink: Sink::new(max_calls), state: State::default(), closing: false }
+        Self { names, sink: Sink::new(max_calls), state: State::default(), closing: false, bare: true }
     }
 
     pub fn push(&mut self, piece: &str) -> Vec<ToolEvent> {
@@ -45,10 +48,12 @@ impl Hermes {
 
     /// What is still held back when the answer ends.
     pub fn finish(&mut self) -> Vec<ToolEvent> {
-        match std::mem::take(&mut self.state) {
-            State::Text(tag) => self.sink.text(&tag),
-            State::Call(reader) if reader.n_begun() == 0 => self.give_back(reader.raw()),
-            State::Call(_) => {}
+        // What is given back of a call without tags may end in the middle of one with a tag.
+        while let State::Call(_) = self.state {
+            self.give_back();
+        }
+        if let State::Text(tag) = std::mem::take(&mut self.state) {
+            self.sink.text(&tag);
         }
         self.sink.finish()
     }
@@ -57,11 +62,7 @@ impl Hermes {
         let State::Call(reader) = &mut self.state else { return self.text(c) };
         match reader.push(c, &self.names, &mut self.sink) {
             Progress::More => {}
-            Progress::Broken if reader.n_begun() == 0 => {
-                let raw = reader.raw().to_string();
-                self.state = State::default();
-                self.give_back(&raw);
-            }
+            Progress::Broken if reader.n_begun() == 0 => self.give_back(),
             Progress::Ended | Progress::Broken => {
                 self.state = State::default();
                 self.closing = true;
@@ -69,12 +70,40 @@ impl Hermes {
         }
     }
 
-    fn give_back(&mut self, raw: &str) {
+    /// What was held of a call is text. Without a tag it was taken on trust: it may have tags in it.
+    fn give_back(&mut self) {
+        let State::Call(reader) = std::mem::take(&mut self.state) else { return };
+        if reader.n_begun() > 0 {
+            return;
+        }
+        if reader.is_bare() {
+            self.bare = false;
+            return reader.raw().chars().for_each(|c| self.step(c));
+        }
         self.sink.text(OPEN);
-        self.sink.text(raw);
+        self.sink.text(reader.raw());
+    }
+
+    /// Whether `c` begins a call without tags, or stands between two of them.
+    fn begins_bare(&mut self, c: char) -> bool {
+        match c {
+            '{' | '[' => {
+                self.state = State::Call(Box::new(CallReader::bare()));
+                self.step(c);
+                true
+            }
+            ';' => self.closing,
+            _ => {
+                self.bare = c.is_whitespace();
+                false
+            }
+        }
     }
 
     fn text(&mut self, c: char) {
+        if self.bare && self.begins_bare(c) {
+            return;
+        }
         let State::Text(tag) = &mut self.state else { return };
         tag.push(c);
         if tag == OPEN {

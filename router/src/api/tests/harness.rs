@@ -50,6 +50,7 @@ const INFO: fn() -> ShardInfo = || ShardInfo {
     max_steps_in_flight: 1,
     ntk_seq_length: 0,
     startup: Vec::new(),
+    memory: [0; 3],
 };
 
 /// What the shard does for one prompt.

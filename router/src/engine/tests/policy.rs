@@ -200,6 +200,7 @@ fn a_budget_that_cannot_hold_one_request_is_refused() {
             max_steps_in_flight: 1,
             ntk_seq_length: 0,
             startup: Vec::new(),
+            memory: [0; 3],
         };
         let limits = Limits {
             max_input_tokens: 8,

@@ -68,6 +68,45 @@ fn hermes_calls() {
 } // fmt: skip
 
 #[test]
+fn calls_without_tags() {
+    let check = |answer: &str, text: &str, calls: &[(&str, &str)]| check(HERMES, false, answer, text, calls);
+    let paris = r#"{"city": "Paris"}"#;
+    let call = format!(r#"{{"name": "get_weather", "parameters": {paris}}}"#);
+    let weather = ("get_weather", paris);
+    check(&call, "", &[weather]);
+    check(&format!("\n{call}\n"), "", &[weather]);
+    check(&format!("{call}; {call}"), "", &[weather, weather]);
+    check(&format!("{call}\n{call} done"), " done", &[weather, weather]);
+    check(&format!(r#"[{call}, {{"name": "now", "arguments": {{}}}}]"#), "", &[weather, ("now", "{}")]);
+    check(r#"{"type": "function", "arguments": {}, "name": "now"}"#, "", &[("now", "{}")]);
+    check(&format!("{call}\n</tool_call>"), "", &[weather]);
+    // Something in front: the model speaks of a call, or the tags are there.
+    check(&format!("Use {call}"), &format!("Use {call}"), &[]);
+    check(&format!(r#"{{"a": <tool_call>{call}"#), r#"{"a":"#, &[weather]);
+}
+
+#[test]
+fn json_that_is_no_call_is_text() {
+    for answer in [
+        r#"{"city": "Paris"}"#,
+        r#"{"name": "now"}"#,
+        r#"{"name": "Anna", "arguments": {}}"#,
+        r#"{"name": "now", "age": 3}"#,
+        r#"{"arguments": {}, "name": "unknown"}"#,
+        r#"{"name": "now", "arguments": [1]}"#,
+        r#"{"name": "now", "argu"#,
+        r#"{"name": "<tool_call>{"#,
+        r#"[1, 2] [{"name": "now", "arguments": {}}]"#,
+        "[a link](http://a) {",
+        "{{}}; {",
+        "{",
+        ";",
+    ] {
+        check(HERMES, false, answer, answer, &[]);
+    }
+}
+
+#[test]
 fn what_is_no_hermes_call_is_text() {
     for answer in [
         "a < b <tool <tool_ca",
