@@ -51,6 +51,17 @@ def golden(name):
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def linked(source, folder, overrides):
+    """Links to a checkpoint folder's files, and its config.json with `overrides` on top."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.name != "config.json":
+            (folder / path.name).symlink_to(path)
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **overrides}))
+    return folder
+
+
 def copy_of(folder, parent):
     """A copy of a checkpoint folder that a test may damage."""
     return shutil.copytree(folder, parent / "model")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from conftest import copy_of
+from conftest import copy_of, linked
 from models import GPTQ_KINDS, ORACLE
 from server import Server, run_launcher
 from test_goldens import check_case, golden_cases
@@ -52,6 +52,25 @@ def check_ids(server, folder):
     expected = [step["id"] for step in Model(folder).generate(prompt, 12, set())]
     tokens = server.generate(PROMPT, max_new_tokens=12)["details"]["tokens"]
     assert [token["id"] for token in tokens] == expected
+
+
+MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("make", "overrides"),
+    [
+        pytest.param(lambda models: models.smollm2_fp16(), {}, id="llama"),
+        pytest.param(lambda models: models.smollm2_fp16(), MISTRAL, id="mistral"),
+        pytest.param(lambda models: models.smollm2_v1_fp16(), {}, id="original qwen"),
+        pytest.param(lambda models: models.tiny_v1_fp16(), {}, id="original qwen with biases"),
+    ],
+)
+def test_plain_float16(models, tmp_path, make, overrides):
+    """Nothing is quantised; Qwen2 and bfloat16 have goldens of their own."""
+    folder = linked(make(models), tmp_path / "model", overrides)
+    with Server("--model-id", folder) as server:
+        check_ids(server, folder)
 
 
 def changed(folder, parent, change, config=None):

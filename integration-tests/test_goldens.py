@@ -4,11 +4,9 @@ Covers both formats (llama, original Qwen), AWQ groups 32 and 64, c_attn biases,
 log-n attention, and the tokenizers. Goldens are written by oracle/golden.py and golden_long.py.
 """
 
-import json
-
 import pytest
 
-from conftest import golden
+from conftest import golden, linked
 from server import Server
 
 LOGPROB_TOLERANCE = 2e-3
@@ -71,12 +69,7 @@ def test_tiny_original_qwen_with_biases(tiny, case):
 
 def check_with_overrides(source, folder, case):
     """The case on a server of `source` with the case's config."""
-    folder.mkdir()
-    for path in source.iterdir():
-        (folder / path.name).symlink_to(path)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text(json.dumps({**config, **case["config_overrides"]}))
+    linked(source, folder, case["config_overrides"])
     with Server("--model-id", folder, "--device", "cpu") as server:
         check_case(server, case)
 

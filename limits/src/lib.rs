@@ -1,8 +1,11 @@
-//! Token limits: defaults and cross-checks, before and after the shard says what fits. Pure.
+//! Token limits: defaults and cross-checks, before and after the shard says what fits; and `files`: how large a model's files
+//! may be. Pure.
 //!
 //! Used by the router around the shard's `Plan` call, and by the shard's `plan`, which says beforehand what that call
 //! will come to. Texts are TGI's where TGI has them.
 #![forbid(unsafe_code)]
+
+pub mod files;
 
 /// On a CPU a longer default would cost memory that few requests use.
 const CPU_MAX_TOTAL_TOKENS: u32 = 4096;

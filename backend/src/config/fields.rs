@@ -7,11 +7,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use text_generation_limits::files::{self, MAX_JSON_BYTES};
 
 use crate::error::LoadError;
-
-/// Largest JSON file that is read: an index of 100,000 tensors takes about 10 MB.
-const MAX_JSON_BYTES: u64 = 64 << 20;
 
 /// Longest message about a file's contents.
 pub(crate) const MAX_DETAIL_CHARS: usize = 500;
@@ -31,8 +29,8 @@ impl Fields {
         let io = |source| LoadError::Io { path: path.to_path_buf(), source };
         let mut text = Vec::new();
         let file = File::open(path).map_err(io)?;
-        file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text).map_err(io)?;
-        if text.len() as u64 > MAX_JSON_BYTES {
+        file.take(MAX_JSON_BYTES as u64 + 1).read_to_end(&mut text).map_err(io)?;
+        if text.len() > MAX_JSON_BYTES {
             let detail = format!("expected at most {MAX_JSON_BYTES} bytes of JSON, the file is larger");
             return Err(LoadError::Config { path: path.to_path_buf(), detail });
         }
@@ -41,6 +39,8 @@ impl Fields {
 
     /// Parses the bytes of a file called `path`.
     pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Fields, LoadError> {
+        let config = |detail| LoadError::Config { path: path.to_path_buf(), detail };
+        files::check_json_values(text, files::MAX_JSON_VALUES).map_err(|error| config(error.to_string()))?;
         let detail = match serde_json::from_slice(text) {
             Ok(Value::Object(map)) => {
                 return Ok(Fields { path: path.to_path_buf(), prefix: String::new(), map });
@@ -48,7 +48,7 @@ impl Fields {
             Ok(other) => format!("expected a JSON object, got {}", shown(&other)),
             Err(error) => format!("expected a JSON object, got invalid JSON: {error}"),
         };
-        Err(LoadError::Config { path: path.to_path_buf(), detail })
+        Err(config(detail))
     }
 
     /// The file's name without its folder, for messages.

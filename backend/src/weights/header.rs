@@ -9,11 +9,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use text_generation_limits::files::{self, MAX_HEADER_BYTES};
 
 const LENGTH_BYTES: usize = 8;
-/// Room for the names of some hundred thousand tensors: reading a header takes several times its size of memory. The
-/// format itself would allow 100 MB.
-pub(super) const MAX_HEADER_BYTES: usize = 32 << 20;
 /// Headers up to this size are read a second time to say what is wrong with them.
 const EXPLAINED_BYTES: usize = 1 << 20;
 
@@ -43,6 +41,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<(String, Entry)>, String> {
             rest.len()
         ));
     };
+    files::check_json_values(header, files::MAX_JSON_VALUES)
+        .map_err(|error| format!("bad header: {error}"))?;
     let metadata: Metadata = serde_json::from_slice(header)
         .map_err(|error| mismatch(header).unwrap_or_else(|| format!("bad header: {error}")))?;
     let data_start = LENGTH_BYTES + header.len();

@@ -8,12 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use text_generation_limits::files::{MAX_JSON_BYTES, MAX_JSON_VALUES, check_json_values};
 
 use super::facts::ModelFacts;
 use crate::args::ModelArgs;
 
-/// A configuration or weight index beyond this is refused unread.
-const MAX_JSON_BYTES: u64 = 64 << 20;
 /// The file that names the shards of a checkpoint in several files.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const MISSING_SHOWN: usize = 3;
@@ -68,11 +67,13 @@ pub(super) fn read_json(folder: &Path, name: &str) -> Result<Option<Value>, Stri
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
     };
-    if !metadata.is_file() || metadata.len() > MAX_JSON_BYTES {
+    if !metadata.is_file() || metadata.len() > MAX_JSON_BYTES as u64 {
         return Err(format!("{} is not a JSON file of at most {MAX_JSON_BYTES} bytes", path.display()));
     }
     let text =
         fs::read_to_string(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    check_json_values(text.as_bytes(), MAX_JSON_VALUES)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     let value =
         serde_json::from_str(&text).map_err(|error| format!("{} is not JSON: {error}", path.display()))?;
     Ok(Some(value))

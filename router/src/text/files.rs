@@ -8,11 +8,14 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
+use text_generation_limits::files::{MAX_JSON_VALUES, check_json_values};
 
 use super::TextError;
 
 /// Real vocabularies stay below 35 MB (multilingual 256k-token ones); a larger file is no vocabulary.
-pub const MAX_VOCABULARY_BYTES: u64 = 256 << 20;
+pub const MAX_VOCABULARY_BYTES: u64 = 64 << 20;
+/// A vocabulary of 256k tokens with its merges has 2.4 million.
+pub const MAX_VOCABULARY_VALUES: usize = 4 << 20;
 /// Real configuration files stay below 1 MB.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -51,6 +54,7 @@ pub fn read_text(path: &Path) -> Result<String, TextError> {
 /// A JSON object that must exist.
 pub fn read_json(path: &Path) -> Result<Value, TextError> {
     let bytes = read_bounded(path, MAX_CONFIG_BYTES)?;
+    check_json_values(&bytes, MAX_JSON_VALUES).map_err(|e| file_error(path, e.to_string()))?;
     let value: Value =
         serde_json::from_slice(&bytes).map_err(|e| file_error(path, format!("is not valid JSON: {e}")))?;
     if !value.is_object() {

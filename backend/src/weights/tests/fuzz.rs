@@ -206,7 +206,10 @@ fn bombs() {
             format!(r#"{{"a":{{"dtype":"F32","shape":[{ones}4],"data_offsets":[0,15]}}}}"#),
         ),
         ("a long name", format!(r#"{{"{}":1,{entry}}}"#, "x".repeat(8 << 20))),
-        ("more than any model's", format!("{{{entry}{}}}", " ".repeat(header::MAX_HEADER_BYTES))),
+        (
+            "more than any model's",
+            format!("{{{entry}{}}}", " ".repeat(text_generation_limits::files::MAX_HEADER_BYTES)),
+        ),
     ];
     for (what, header) in cases {
         let error = header::parse(&with_header(header.as_bytes(), &[0; 16])).expect_err(what);

@@ -9,6 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
+use text_generation_limits::files::MAX_HEADER_BYTES;
 use tracing::info;
 
 use super::client::Client;
@@ -21,8 +22,6 @@ use super::stop::Stop;
 const LENGTH_BYTES: u64 = 8;
 /// What is asked for first: most headers are shorter.
 const FIRST_BYTES: u64 = 128 << 10;
-/// As the shard's: see its `weights::header`.
-const MAX_HEADER_BYTES: u64 = 32 << 20;
 
 /// Gone with everything in it when dropped.
 pub struct HeaderFolder(TempDir);
@@ -85,7 +84,7 @@ fn header_end(first: &[u8], size: u64) -> Result<u64, String> {
     };
     let length = u64::from_le_bytes(*length);
     match length.checked_add(LENGTH_BYTES) {
-        Some(end) if length <= MAX_HEADER_BYTES && end <= size => Ok(end),
+        Some(end) if length <= MAX_HEADER_BYTES as u64 && end <= size => Ok(end),
         _ => Err(format!(
             "its header claims {length} bytes, the file has {size}, and {MAX_HEADER_BYTES} are allowed"
         )),

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::Value;
+use text_generation_limits::files::check_json_values;
 use tokenizers::Tokenizer as Library;
 
 use super::Encoding;
@@ -17,7 +18,7 @@ use super::byte_level::ByteLevelEncoder;
 use super::table::{MAX_TOKENS, TokenTable};
 use super::token_decoder::{LeadingStrip, TokenDecoder};
 use crate::text::TextError;
-use crate::text::files::{MAX_VOCABULARY_BYTES, file_error, read_bounded};
+use crate::text::files::{MAX_VOCABULARY_BYTES, MAX_VOCABULARY_VALUES, file_error, read_bounded};
 
 /// The library's tokenizer, without the file's truncation and padding (limits are the router's work).
 pub struct HfTokenizer {
@@ -74,6 +75,7 @@ impl Sections {
 impl HfTokenizer {
     pub fn from_file(path: &Path) -> Result<Loaded, TextError> {
         let bytes = read_bounded(path, MAX_VOCABULARY_BYTES)?;
+        check_json_values(&bytes, MAX_VOCABULARY_VALUES).map_err(|e| file_error(path, e.to_string()))?;
         let sections: Sections = serde_json::from_slice(&bytes)
             .map_err(|e| file_error(path, format!("is not a tokenizer: {e}")))?;
         Sections::check_templates(&sections.post_processor).map_err(|detail| file_error(path, detail))?;

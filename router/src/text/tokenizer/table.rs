@@ -3,7 +3,7 @@
 //! Built once by the vocabulary readers; read on each sampled token, so it is one flat buffer.
 
 /// Real vocabularies stay below 300,000 tokens; the bound keeps a lying file from exhausting memory.
-pub const MAX_TOKENS: usize = 1 << 22;
+pub const MAX_TOKENS: usize = 1 << 20;
 
 /// Bytes and special flag of the ids `0..len`.
 #[derive(Default)]
