@@ -78,6 +78,8 @@ def client(url, case):
     fields = {"n": 2, "stop": ["x", "y"], "seed": 1, "user": "u", "max_completion_tokens": 3, "logit_bias": {"5": -100}}
     many = validated(chat.with_raw_response.create(model="any", messages=QUESTION, **fields))
     text = api.completions.create(model="any", prompt="1 2 3", max_tokens=2, echo=True, stop=["z"], n=2)
+    scored = api.completions.create(model="any", prompt="1 2 3", max_tokens=1, echo=True, logprobs=1, temperature=0)
+    columns = scored.choices[0].logprobs
     try:
         chat.create(model="any", messages=QUESTION, tools=TOOLS, tool_choice="rain")
         error = None
@@ -103,6 +105,8 @@ def client(url, case):
         "n": [choice.index for choice in many.choices],
         "many_tokens": many.usage.completion_tokens,
         "echo": [choice.text.startswith("1 2 3") for choice in text.choices],
+        "scored_text": ["".join(columns.tokens), scored.choices[0].text],
+        "scored": [columns.token_logprobs, [top and max(top.values()) for top in columns.top_logprobs]],
         "error": error,
         "missing": missing,
         "model": api.models.retrieve(served).id == served,

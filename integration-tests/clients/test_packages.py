@@ -57,6 +57,9 @@ def test_openai(served, environment, version):
     assert got["finish"] == "stop" and got["usage"] == got["streamed_usage"] == len(case["ids"])
     assert is_colours(got["schema"]) and is_colours(got["streamed_schema"]) and got["parsed"] in ("red", "green")
     assert got["n"] == [0, 1] and 2 <= got["many_tokens"] <= 6 and got["echo"] == [True, True]
+    assert got["scored_text"][0] == got["scored_text"][1] and got["scored_text"][0].startswith("1 2 3")
+    logprobs, best = got["scored"]
+    assert logprobs[0] is best[0] is None and all(b >= own for own, b in zip(logprobs[1:], best[1:], strict=True))
     assert got["error"] == ["Tool error: Tool with name rain not found", "invalid_request_error", None]
     assert got["missing"] == "model_not_found" and got["model"]
     assert got["accumulated"] == {"role": "assistant", "calls": [["now", {}]]}
