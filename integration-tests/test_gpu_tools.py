@@ -64,7 +64,7 @@ def test_two_shards_are_compared(models, tmp_path):
         "--second", "--device cpu --ops reference", "--new-tokens", 8, "--kv-tokens", 16384, "--json", report,
     )  # fmt: skip
     report = json.loads(report.read_text())
-    assert report["holds"] and len(report["parts"]) == 7 and shown.count(": holds") == 7
+    assert report["holds"] and len(report["parts"]) == 9 and shown.count(": holds") == 9
     greedy = next(part for part in report["parts"] if part["part"] == "greedy")
     assert (greedy["sequences"], greedy["tokens"]) == (12, 96)
     # Two implementations: they agree closely, and not because one was compared with itself.

@@ -24,9 +24,12 @@ SERVE = (LAUNCHER, "--port", free_port(), "--model-id")
 
 # A process's peak begins with its parent's, so the parent is a small one: this, in an interpreter of its own.
 MEASURE = """
-import json, os, subprocess, sys
+import json, os, subprocess, sys, threading
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+limit = threading.Timer(100, process.kill)
+limit.start()
 output = process.stdout.read()
+limit.cancel()
 _, status, usage = os.wait4(process.pid, 0)
 print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024, output.decode(errors="replace")]))
 """
