@@ -233,12 +233,15 @@ impl Times {
     }
 }
 
+/// Room for all headers of an answer, so that they are not moved as they become more.
+const MAX_HEADERS: usize = 16;
+
 /// Headers of every generate route: who computed, and how many characters came in.
 pub fn compute_headers(compute_type: &HeaderValue, characters: usize) -> HeaderMap {
-    HeaderMap::from_iter([
-        (HeaderName::from_static("x-compute-type"), compute_type.clone()),
-        (HeaderName::from_static("x-compute-characters"), HeaderValue::from(characters)),
-    ])
+    let mut headers = HeaderMap::with_capacity(MAX_HEADERS);
+    headers.insert(HeaderName::from_static("x-compute-type"), compute_type.clone());
+    headers.insert(HeaderName::from_static("x-compute-characters"), HeaderValue::from(characters));
+    headers
 }
 
 /// `x-compute-time`: seconds.

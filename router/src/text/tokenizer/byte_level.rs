@@ -1,19 +1,19 @@
 //! Token ids of a text, for byte-level vocabularies, without the range of the text that each stands for.
 //!
 //! Called by `hf` where nobody asks for ranges: the library follows every byte through every step, which
-//! takes most of its time. Here are the steps between its parts alone: pieces of text are found by its own
+//! takes most of its time. Here are the steps between its parts alone: pieces of text are found by its
 //! patterns and encoded by its own model. What is not known to give the library's ids is left to it.
 
 use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::split::Split;
-use tokenizers::utils::SysRegex;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
     AddedToken, Model, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Library,
 };
 use unicode_normalization::{IsNormalized, is_nfc_quick};
 
+use super::pattern::Pattern;
 use super::token_decoder::char_of_byte;
 
 /// The pattern of the library's ByteLevel, which keeps it to itself.
@@ -37,7 +37,7 @@ pub struct ByteLevelEncoder {
 /// Each match, and each stretch between two, is a piece.
 enum Cut {
     Digits,
-    Pattern(SysRegex),
+    Pattern(Pattern),
 }
 
 impl ByteLevelEncoder {
@@ -129,7 +129,7 @@ impl Cut {
                 let digits = text.char_indices().filter(|(_, c)| c.is_numeric());
                 digits.for_each(|(at, c)| cut(at, at + c.len_utf8()));
             }
-            Self::Pattern(pattern) => pattern.find_iter(text).for_each(|(start, end)| cut(start, end)),
+            Self::Pattern(pattern) => pattern.find(text, cut),
         }
         pieces.push(&text[end_of_last..]);
     }
@@ -146,7 +146,7 @@ fn cuts(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Cut>> {
     match last {
         PreTokenizerWrapper::ByteLevel(ByteLevel { add_prefix_space: false, use_regex, .. }) => {
             if *use_regex {
-                cuts.push(Cut::Pattern(SysRegex::new(GPT2).ok()?));
+                cuts.push(Cut::Pattern(Pattern::new(GPT2)?));
             }
             Some(cuts)
         }
@@ -157,9 +157,11 @@ fn cuts(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Cut>> {
 fn cut(pre_tokenizer: &PreTokenizerWrapper) -> Option<Cut> {
     match pre_tokenizer {
         PreTokenizerWrapper::Digits(Digits { individual_digits: true, .. }) => Some(Cut::Digits),
-        PreTokenizerWrapper::Split(split @ Split { behavior: SplitDelimiterBehavior::Isolated, .. }) => {
-            Some(Cut::Pattern(split.clone().regex))
-        }
+        PreTokenizerWrapper::Split(Split {
+            pattern: SplitPattern::Regex(pattern),
+            behavior: SplitDelimiterBehavior::Isolated,
+            ..
+        }) => Pattern::new(pattern).map(Cut::Pattern),
         _ => None,
     }
 }
@@ -218,7 +220,7 @@ mod tests {
     }
 
     fn split(behavior: &str) -> Value {
-        let pattern = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|[^\r\n\p{L}\p{N}]?\p{L}+|\s+(?!\S)";
+        let pattern = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|[^\r\n\p{L}\p{N}]?\p{L}+|\s+(?!\S)|\s+";
         json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": false})
     }
 

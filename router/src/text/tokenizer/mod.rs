@@ -7,6 +7,7 @@ mod byte_level;
 mod eos;
 mod hf;
 mod nfc;
+mod pattern;
 mod table;
 mod tiktoken;
 mod token_decoder;
