@@ -10,13 +10,14 @@ namespace {
 
 constexpr int kMinRows = 17;
 constexpr int kMaxRows = 1 << 20;
-constexpr int kFlagBytes = 4096;  // room for the flags of 256 multiprocessors, in front of the partial sums
+constexpr int kWholeWorkers = 3;  // workers an output block from which on it has workers of its own
+constexpr int kFlagBytes = 4096;  // room for four flags of each of 256 multiprocessors, in front of the partial sums
 
 // A model of a worker's time in clocks, measured on an H100; only comparisons matter.
 double unit_clocks(PrefillVariant variant) {
   const double tokens = variant.tokens;
   if (variant.cluster == 0) return 32.0 * tokens + 400.0;
-  if (blocks_per_sm(variant) == 2) return 980.0 + 12.8 * tokens;
+  if (teams_of(variant) == 4) return 980.0 + 12.8 * tokens;
   return std::max(8.0 * tokens + 40.0, 3.3 * tokens + 900.0);
 }
 double store_clocks(int tokens, int epilogue) {
@@ -34,10 +35,11 @@ PrefillPlan base_plan(const QuernDevice &device, const QuernLinear &args, Prefil
   plan.cluster = portable ? 1 : variant.cluster;
   plan.k_tiles = ceil_div(args.weight.k, kTileK);
   plan.n_tiles = ceil_div(args.weight.n, kTileN);
-  plan.n_blocks = ceil_div(plan.n_tiles, kTeams * plan.cluster);
+  plan.teams = teams_of(variant);
+  plan.n_blocks = ceil_div(plan.n_tiles, plan.teams * plan.cluster);
   plan.m_blocks = ceil_div(args.m, plan.tokens);
   const int room = portable ? device.sm_count : device.clusters[plan.cluster == 1 ? 0 : plan.cluster == 2 ? 1 : 2];
-  plan.workers = std::max(1, room * blocks_per_sm(variant));
+  plan.workers = std::max(1, room);
   plan.band = std::max(1, 1024 / plan.tokens);
   return plan;
 }
@@ -95,6 +97,8 @@ PrefillChoice plan_prefill(const QuernDevice &device, const QuernLinear &args, P
   if (plan.split_tiles == 0) plan.workers = std::min(plan.workers, tile_count(plan));
   plan.share = plan.split_tiles * plan.k_tiles / plan.workers;
   plan.longer = plan.split_tiles * plan.k_tiles % plan.workers;
+  plan.whole_workers = plan.split_tiles > 0 && plan.workers >= kWholeWorkers * plan.split_tiles &&
+                       plan.workers <= plan.k_tiles * plan.split_tiles;
   return choice;
 }
 
@@ -151,6 +155,7 @@ extern "C" uint64_t quern_int4_linear_prefill_workspace(const QuernDevice *devic
   PrefillPlan most = {};
   most.tokens = kMaxTokens;
   most.cluster = 1;
+  most.teams = teams_of({kMaxTokens, 1});
   most.workers = device->sm_count;
   return workspace_bytes(most);
 }

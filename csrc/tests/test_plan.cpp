@@ -1,9 +1,11 @@
-// The decode GEMM's cut over blocks, on the host alone: for many shapes and devices every unit has one owner, everything
-// fits, and nothing that orders a sum depends on M or N.
+// How the int4 GEMMs are cut over blocks, on the host alone: for many shapes and devices every unit has one owner, everything
+// fits, and nothing that orders a sum of the decode GEMM depends on M or N.
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "int4_decode/make_plan.h"
+#include "int4_prefill/variants.h"
 #include "tests.h"
 
 namespace quern::test {
@@ -48,6 +50,34 @@ void check_plan(Checks &checks, const QuernDevice &device, const QuernInt4 &weig
   checks.expect(columns == plan.n_tiles && k_tiles == plan.k_tiles, name, "not every unit has an owner");
 }
 
+/// Every unit of the prefill GEMM is one worker's; where an output block has workers of its own, they know each other.
+void check_prefill_plan(Checks &checks, const QuernDevice &device, const QuernLinear &args, PrefillVariant variant) {
+  const PrefillPlan plan = plan_prefill(device, args, variant, PrefillSplit::kAlways).plan;
+  const std::string name = "prefill plan cc=" + std::to_string(device.compute_capability) + " k=" +
+                           std::to_string(args.weight.k) + " n=" + std::to_string(args.weight.n) + " m=" +
+                           std::to_string(args.m) + " tokens=" + std::to_string(plan.tokens);
+  std::vector<int> owners(size_t(tile_count(plan)) * plan.k_tiles);
+  bool alone = true, known = true;
+  for (int worker = 0; worker < plan.workers; ++worker) {
+    SegmentWalk walk(plan, worker);
+    int segments = 0;
+    for (Segment segment; walk.next(segment); ++segments) {
+      for (int k = 0; k < segment.k_count; ++k) ++owners[size_t(segment.tile) * plan.k_tiles + segment.k_begin + k];
+      const bool first = segment.k_begin == 0;
+      if (first) known = known && (!plan.whole_workers || first_worker(plan, segment.tile) == worker);
+      if (first && segment.k_count < plan.k_tiles) {
+        const int end = end_of_workers(plan, segment.tile, worker);
+        known = known && share_begin(plan, end) >= (segment.tile + 1) * plan.k_tiles &&
+                share_begin(plan, end - 1) < (segment.tile + 1) * plan.k_tiles;
+      }
+    }
+    alone = alone && (!plan.whole_workers || segments == 1);
+  }
+  checks.expect(std::all_of(owners.begin(), owners.end(), [](int n) { return n == 1; }), name, "owners of units");
+  checks.expect(alone, name, "a share of two output blocks");
+  checks.expect(known, name, "workers of an output block");
+}
+
 /// What is brought to L2 ahead lies within the matrix and is about as much as asked for.
 void check_prefetch(Checks &checks, int k, int n, int group, uint64_t bytes) {
   const uint64_t all = quern_int4_bytes(k, n, group), column = all / ceil_div(n, kTileN);
@@ -78,6 +108,14 @@ void test_plan(TestContext &context) {
     for (int group : {32, 64, 128}) {
       for (int k_groups : {1, 2, 3, 5, 8, 9, 24, 40, 45, 53, 54, 107, 136, 231}) {
         for (int n : {8, 64, 72, 576, 1536, 5120, 5128, 15360, 27392, 49152}) {
+          for (int m : {17, 32, 33, 64, 65, 200}) {
+            const QuernLinear args = {{nullptr, k_groups * group, n, group, 0}, nullptr, nullptr, nullptr, nullptr,
+                                      m, k_groups * group, n, QUERN_STORE_F16, {}};
+            const PrefillVariant widest = device.compute_capability == 90 ? PrefillVariant{128, 1} : PrefillVariant{128, 0};
+            const int narrow = m > 32 && device.compute_capability == 90 ? 64 : 32;
+            check_prefill_plan(context.checks, device, args, {narrow, widest.cluster});
+            check_prefill_plan(context.checks, device, args, widest);
+          }
           for (int m = 1; m <= kMaxDecodeRows; ++m) {
             check_plan(context.checks, device, {nullptr, k_groups * group, n, group, 0}, m);
           }

@@ -9,7 +9,7 @@
 #include "common/ring.cuh"
 #include "common/tensor_copy.cuh"
 #include "common/wgmma.cuh"
-#include "int4_prefill/output.cuh"
+#include "int4_prefill/exchange.cuh"
 #include "int4_prefill/variants.h"
 #include "int4_prefill/weights.cuh"
 
@@ -27,11 +27,11 @@ struct HopperConfig {
   static constexpr bool kFine = kFine_;
   static constexpr int kStepK = 64;  // k of one x stage
   static constexpr int kXStageBytes = kTokens * kStepK * 2;
-  static constexpr int kBlocksPerSm = blocks_per_sm({kTokens, kCluster});
-  static constexpr bool kShared = kBlocksPerSm > 1;  // half of the shared memory and registers
+  static constexpr int kTeams = teams_of({kTokens, kCluster});
+  static constexpr bool kCrowded = kTeams > 2;  // half of the registers a team
   static constexpr bool kWide = kTokens >= 160;  // four products last as long as making the next four fragments
-  static constexpr int kXStages = kWide ? 163840 / kXStageBytes : kShared ? (kTokens == 64 ? 5 : 8) : kTokens >= 96 ? 8 : 12;
-  static constexpr int kWeightStages = kWide ? 4 : kShared ? 5 : kTokens >= 96 ? 6 : 10;
+  static constexpr int kXStages = kWide ? 163840 / kXStageBytes : kTokens >= 96 || (kCrowded && kTokens == 64) ? 8 : 12;
+  static constexpr int kWeightStages = kWide ? 4 : kCrowded ? 6 : kTokens >= 96 ? 6 : 10;
   static constexpr int kTileSlot = LaneWeights<kFine>::kMaxTileBytes;
   static constexpr int kWeightStageBytes = kTeams * kTileSlot;
   static constexpr int kWeightOffset = kXStages * kXStageBytes;
@@ -40,8 +40,8 @@ struct HopperConfig {
   static constexpr int kSmemBytes = kStagingOffset + kTeams * kStagingBytes + kAlignment;
   static constexpr int kConsumerWarps = kTeams * 4;
   static constexpr int kThreads = kTeamThreads * (kTeams + 1);
-  static constexpr int kProducerRegisters = 40;
-  static constexpr int kConsumerRegisters = kShared ? 96 : 232;
+  static constexpr int kProducerRegisters = kCrowded ? 48 : 40;
+  static constexpr int kConsumerRegisters = kCrowded ? 104 : 232;
 };
 
 template <class Config>
@@ -106,13 +106,13 @@ __device__ __forceinline__ void produce_weights(const PrefillParams &p, BlockPla
   RingPosition<Config::kWeightStages> ring;
   SegmentWalk walk(p.plan, place.worker);
   for (Segment segment; walk.next(segment);) {
-    const int n_tile = (segment.n_block * Config::kCluster + place.rank) * kTeams;
+    const int n_tile = (segment.n_block * Config::kCluster + place.rank) * Config::kTeams;
     for (int i = 0; i < segment.k_count; ++i) {
       const uint32_t full = smem_address(&barriers.weights_full[ring.stage]);
       mbarrier_wait(smem_address(&barriers.weights_empty[ring.stage]), ring.parity ^ 1);
-      mbarrier_arrive_expect(full, kTeams * bytes);
+      mbarrier_arrive_expect(full, Config::kTeams * bytes);
 #pragma unroll
-      for (int team = 0; team < kTeams; ++team) {
+      for (int team = 0; team < Config::kTeams; ++team) {
         // Beyond N a tile that exists takes the place: its sums are not stored.
         const int tile = n_tile + team < p.plan.n_tiles ? n_tile + team : p.plan.n_tiles - 1;
         const uint8_t *source = p.tiles + (int64_t(tile) * p.plan.k_tiles + segment.k_begin + i) * bytes;
@@ -187,15 +187,15 @@ struct Consumer {
     }
   }
 
-  /// The sums of one segment where two blocks share a multiprocessor: the other's warps fill this one's waits, and one
-  /// buffer of fragments spares registers.
-  __device__ __forceinline__ void accumulate_in_turn(float (&sums)[Config::kTokens / 2], int k_count) {
+  /// Adds k_count units of a segment where four teams share a multiprocessor: the others fill this one's waits, and one
+  /// buffer of fragments spares registers. `keep`: sums hold units of it already.
+  __device__ __forceinline__ void accumulate_in_turn(float (&sums)[Config::kTokens / 2], int k_count, bool keep) {
     LaneWeights<Config::kFine> lane_weights;
     uint32_t a[4][4];
     load(lane_weights);
     for (int i = 0; i < k_count; ++i) {
       make_fragments<0>(lane_weights, a);
-      multiply(sums, a, i > 0);
+      multiply(sums, a, keep || i > 0);
       wgmma_wait<0>();
       release_x(1);
       make_fragments<1>(lane_weights, a);
@@ -234,7 +234,7 @@ struct Consumer {
     release_x_tile(1);
   }
 
-  /// The sums of one segment. Fragments may be overwritten, and x released, once the group that reads them is done.
+  /// The sums of k_count units of an output block. Fragments may be overwritten, and x released, once the group that reads them is done.
   __device__ __forceinline__ void accumulate(float (&sums)[Config::kTokens / 2], int k_count) {
     LaneWeights<Config::kFine> lane_weights;
     uint32_t even[4][4], odd[4][4];
@@ -255,29 +255,57 @@ struct Consumer {
     release_x(1);
   }
 
-  __device__ __forceinline__ void run() {
+  /// The same for a whole segment; raises the flag of the one before after the first units, if it is owed.
+  __device__ __forceinline__ void accumulate_and_tell(float (&sums)[Config::kTokens / 2], int k_count, int &owed) {
+    constexpr int kUnitsBefore = 2;
+#pragma unroll 1
+    for (int done = 0; done < k_count;) {
+      const int units = owed >= 0 ? min(k_count, kUnitsBefore) : k_count - done;
+      accumulate_in_turn(sums, units, done > 0);
+      done += units;
+      if (owed >= 0) raise_flag(p.flags + owed, team);
+      owed = -1;
+    }
+  }
+
+  /// Where every worker has one segment.
+  __device__ __forceinline__ void run_together() {
     float sums[Config::kTokens / 2];
+    accumulate_in_turn(sums, share_begin(p.plan, place.worker + 1) - share_begin(p.plan, place.worker), false);
+    finish_together<Config::kTokens / 2, Config::kTeams>(p, sums, place.worker, team_index, team);
+  }
+
+  __device__ __forceinline__ void run() {
+    if constexpr (Config::kCrowded) {
+      if (p.plan.whole_workers) return run_together();
+    }
+    float sums[Config::kTokens / 2];
+    int owed = -1;  // index of a flag still to be raised: by then the partial sums have long been written
     SegmentWalk walk(p.plan, place.worker);
     for (Segment segment; walk.next(segment);) {
-      if constexpr (Config::kShared) {
-        accumulate_in_turn(sums, segment.k_count);
+      if constexpr (Config::kCrowded) {
+        accumulate_and_tell(sums, segment.k_count, owed);
       } else if constexpr (!Config::kWide) {
         accumulate_tiles(sums, segment.k_count);
       } else {
         accumulate(sums, segment.k_count);
       }
+      const PartialPlace partials = {partial_index(p.plan, 0, place.rank, team_index), p.plan.cluster * Config::kTeams,
+                                     partial_floats(Config::kTokens)};
+      const int n_tile = (segment.n_block * Config::kCluster + place.rank) * Config::kTeams + team_index;
       if (segment.k_begin > 0) {
         const int index = partial_index(p.plan, place.worker, place.rank, team_index);
         store_partial(sums, p.partials + int64_t(index) * partial_floats(Config::kTokens), team.thread);
-        raise_flag(p.flags + index, team);
+        if (Config::kCrowded && !walk.at_end()) {
+          owed = index;
+        } else {
+          raise_flag(p.flags + index, team);
+        }
         continue;
       }
       if (segment.k_count < p.plan.k_tiles) {
-        const PartialPlace partials = {partial_index(p.plan, 0, place.rank, team_index), p.plan.cluster * kTeams,
-                                       partial_floats(Config::kTokens)};
         add_partials(p, sums, segment, place.worker, partials, team);
       }
-      const int n_tile = (segment.n_block * Config::kCluster + place.rank) * kTeams + team_index;
       store_block<Config::kTokens>(p, sums, n_tile * kTileN, segment.m_block * Config::kTokens, team);
     }
   }
@@ -286,7 +314,7 @@ struct Consumer {
 #endif
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
+__global__ void __launch_bounds__(Config::kThreads, 1)
     int4_prefill_hopper_kernel(const __grid_constant__ HopperParams params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint8_t raw_smem[];
@@ -306,7 +334,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
     cluster_wait();
   }
   allow_next_kernel();
-  if (warpgroup == kTeams) {
+  if (warpgroup == Config::kTeams) {
     release_registers<Config::kProducerRegisters>();
     const int warp = threadIdx.x / 32 % 4;
     if (threadIdx.x % 32 == 0) {

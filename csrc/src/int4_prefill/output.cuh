@@ -1,5 +1,4 @@
-// What a team of four warps does with 64 packed rows x kTokens tokens of sums: exchange partial sums through the
-// workspace, or bias, SiLU, residual and store. Sums are in the tensor core's order: warp i holds rows 16i + {r, r + 8},
+// What a team of four warps does with 64 packed rows x kTokens tokens of sums: bias, SiLU, residual and store. Sums are in the tensor core's order: warp i holds rows 16i + {r, r + 8},
 // sums[4j..] = tokens 8j + {2c, 2c + 1} of row r, then of row r + 8, lane 4r + c.
 #pragma once
 
@@ -22,95 +21,6 @@ struct Team {
 
   __device__ __forceinline__ void sync() const { named_barrier(barrier, kTeamThreads); }
 };
-
-// ---- partial sums ----
-
-template <int kCount>
-__device__ __forceinline__ void store_partial(const float (&sums)[kCount], float *partial, int thread) {
-#pragma unroll
-  for (int i = 0; i < kCount / 4; ++i) {
-    __stcg(reinterpret_cast<float4 *>(partial) + i * kTeamThreads + thread,
-           make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]));
-  }
-}
-/// Adds several partial sums, each `stride` floats after the one before, in order; those with present[i] false do not
-/// exist. All loads are in flight at once.
-template <int kCount, int kPartials>
-__device__ __forceinline__ void add_in_order(float (&sums)[kCount], const float *first, int64_t stride,
-                                             const bool (&present)[kPartials], int thread) {
-  constexpr int kPieces = kCount / 4, kAtOnce = kPieces < 16 ? kPieces : 16;
-#pragma unroll
-  for (int piece = 0; piece < kPieces; piece += kAtOnce) {
-    float4 v[kPartials][kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kPartials; ++i) {
-      const float4 *partial = reinterpret_cast<const float4 *>(first + i * stride) + thread;
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (piece + j < kPieces) v[i][j] = present[i] ? __ldcg(partial + (piece + j) * kTeamThreads) : make_float4(0, 0, 0, 0);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kPartials; ++i) {
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (piece + j >= kPieces) continue;
-        float *sum = sums + 4 * (piece + j);
-        sum[0] += v[i][j].x, sum[1] += v[i][j].y, sum[2] += v[i][j].z, sum[3] += v[i][j].w;
-      }
-    }
-  }
-}
-
-/// Tells the owner that this team's partial sums are in the workspace.
-__device__ __forceinline__ void raise_flag(int *flag, const Team &team) {
-  __threadfence();
-  team.sync();
-  if (team.thread == 0) asm volatile("st.release.gpu.s32 [%0], 1;" ::"l"(flag) : "memory");
-}
-/// One thread waits for it.
-__device__ __forceinline__ void await_flag(const int *flag) {
-  int raised;
-  do {
-    asm volatile("ld.acquire.gpu.s32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
-  } while (raised == 0);
-}
-
-/// Where a team's partial sums and flags lie: those of worker w and w + 1 are this far apart.
-struct PartialPlace {
-  int index;  // of worker 0
-  int step;
-  int floats;  // of one partial
-};
-
-/// Adds what later workers summed of an output block whose first units this worker has; lowers their flags.
-template <int kCount>
-__device__ __forceinline__ void add_partials(const PrefillParams &p, float (&sums)[kCount], const Segment &segment,
-                                             int worker, PartialPlace place, const Team &team) {
-  constexpr int kAtOnce = kCount <= 16 ? 4 : kCount <= 32 ? 2 : 1;
-  const int end = (segment.tile + 1) * p.plan.k_tiles;
-  const auto present = [&](int w) {
-    const int begin = share_begin(p.plan, w);
-    return begin < end && begin < share_begin(p.plan, w + 1);
-  };
-  for (int w = worker + 1 + team.thread; share_begin(p.plan, w) < end; w += kTeamThreads) {
-    if (present(w)) await_flag(p.flags + place.index + w * place.step);
-  }
-  team.sync();
-  for (int w = worker + 1; share_begin(p.plan, w) < end; w += kAtOnce) {
-    bool some[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) some[i] = present(w + i);
-    const float *first = p.partials + int64_t(place.index + w * place.step) * place.floats;
-    add_in_order<kCount, kAtOnce>(sums, first, int64_t(place.step) * place.floats, some, team.thread);
-  }
-  team.sync();
-  for (int w = worker + 1 + team.thread; share_begin(p.plan, w) < end; w += kTeamThreads) {
-    if (present(w)) p.flags[place.index + w * place.step] = 0;
-  }
-}
-
-// ---- the epilogue ----
 
 /// Bias on all sums of rows `packed` and `packed` + 8.
 template <int kCount>
@@ -205,14 +115,16 @@ __device__ __forceinline__ float4 load_four(const PrefillParams &p, int64_t at) 
 constexpr int kFloatTokens = 32;  // tokens of fp32 staged at once
 constexpr int kFloatStep = kTeamThreads / (kTileN / 4);  // tokens the team reads at once, four columns a thread
 constexpr int kFours = kFloatTokens / kFloatStep;
+QUERN_HD constexpr int float_chunk(int left) { return left < kFloatTokens ? left : kFloatTokens; }
 
-/// The residual of a chunk, for the columns that this thread will store.
+/// The residual of a chunk of kChunk tokens, for the columns that this thread will store.
+template <int kChunk>
 __device__ __forceinline__ void load_residual(const PrefillParams &p, float4 (&before)[kFours], int column, int token0,
                                               const Team &team) {
 #pragma unroll
   for (int i = 0; i < kFours; ++i) {
-    const int token = token0 + team.thread / (kTileN / 4) + i * kFloatStep;
-    const bool inside = p.epilogue == QUERN_ADD_F32 && column >= 0 && token < p.m;
+    const int staged = team.thread / (kTileN / 4) + i * kFloatStep, token = token0 + staged;
+    const bool inside = p.epilogue == QUERN_ADD_F32 && column >= 0 && staged < kChunk && token < p.m;
     before[i] = inside ? load_four(p, int64_t(token) * p.ldo + column) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
 }
@@ -221,11 +133,11 @@ __device__ __forceinline__ void load_residual(const PrefillParams &p, float4 (&b
 template <int kTokens, int kFirst = 0>
 __device__ __forceinline__ void store_floats(const PrefillParams &p, const float (&sums)[kTokens / 2],
                                              const float4 (&before)[kFours], int column, int token0, const Team &team) {
-  constexpr int kChunk = kTokens - kFirst < kFloatTokens ? kTokens - kFirst : kFloatTokens;
+  constexpr int kChunk = float_chunk(kTokens - kFirst);
   constexpr bool kMore = kFirst + kChunk < kTokens;
   const int lane = team.thread % 32;
   float4 next[kFours];
-  if constexpr (kMore) load_residual(p, next, column, token0 + kFirst + kChunk, team);
+  if constexpr (kMore) load_residual<float_chunk(kTokens - kFirst - kChunk)>(p, next, column, token0 + kFirst + kChunk, team);
   team.sync();  // the staging memory has been read
   float *at = team.staging + 2 * (lane % 4) * kStageStride + kStripN * (team.thread / 32) + lane / 4;
 #pragma unroll
@@ -259,7 +171,7 @@ __device__ __forceinline__ void store_block(const PrefillParams &p, float (&sums
   if (p.epilogue == QUERN_STORE_F32 || p.epilogue == QUERN_ADD_F32) {
     const int column = column_of(p, packed0 + 4 * (team.thread % (kTileN / 4)));
     float4 before[kFours];
-    load_residual(p, before, column, token0, team);
+    load_residual<float_chunk(kTokens)>(p, before, column, token0, team);
     add_bias(p, sums, packed0 + kStripN * strip + lane / 4);
     store_floats<kTokens>(p, sums, before, column, token0, team);
     return;

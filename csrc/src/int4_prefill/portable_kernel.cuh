@@ -5,7 +5,8 @@
 #include "common/async_copy.cuh"
 #include "common/grid.cuh"
 #include "common/mma.cuh"
-#include "int4_prefill/output.cuh"
+#include "int4_prefill/exchange.cuh"
+#include "int4_prefill/variants.h"
 #include "int4_prefill/weights.cuh"
 
 namespace quern {
@@ -14,8 +15,9 @@ template <int kTokens_, bool kFine_>
 struct PortablePrefillConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr bool kFine = kFine_;
+  static constexpr int kTeams = teams_of({kTokens, 0});
   static constexpr int kTeamTokens = kTokens / kTeams;
-  static constexpr int kBlocks = kBlockN / kTileN;  // packed tiles side by side, in every warp
+  static constexpr int kBlocks = kTeams;  // packed tiles side by side, in every warp
   static constexpr int kThreads = kTeams * kTeamThreads;
   static constexpr int kHalfStageBytes = kTokens * 128;  // 64 k of x
   static constexpr int kXBytes = 2 * kHalfStageBytes;
@@ -136,11 +138,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       continue;
     }
     if (segment.k_count < p.plan.k_tiles) {
-      add_partials(p, all, segment, worker, {partial_index(p.plan, 0, 0, team_index), kTeams, kFloats}, team);
+      add_partials(p, all, segment, worker, {partial_index(p.plan, 0, 0, team_index), Config::kTeams, kFloats}, team);
     }
 #pragma unroll
     for (int block = 0; block < Config::kBlocks; ++block) {
-      store_block<Config::kTeamTokens>(p, sums[block], segment.n_block * kBlockN + block * kTileN,
+      store_block<Config::kTeamTokens>(p, sums[block], (segment.n_block * Config::kBlocks + block) * kTileN,
                                        segment.m_block * Config::kTokens + team_index * Config::kTeamTokens, team);
     }
     __syncthreads();  // the ring takes the staging memory's place again

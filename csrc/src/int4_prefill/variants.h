@@ -15,8 +15,9 @@ constexpr PrefillVariant kHopperVariants[] = {{32, 1},  {64, 1},  {64, 2},  {96,
                                               {160, 2}, {176, 2}, {192, 2}, {224, 2}, {256, 2}};
 constexpr PrefillVariant kPortableVariants[] = {{32, 0}, {128, 0}};
 
-/// Thread blocks that run at once on a multiprocessor: two hide each other's waits where registers suffice.
-constexpr int blocks_per_sm(PrefillVariant variant) { return variant.cluster == 1 && variant.tokens <= 64 ? 2 : 1; }
+/// Teams of a thread block: four hide each other's waits where registers suffice. (Two blocks on a multiprocessor would,
+/// too, but the older one's warps go first: it ends early, and the other runs on alone.)
+constexpr int teams_of(PrefillVariant variant) { return variant.cluster == 1 && variant.tokens <= 64 ? 4 : 2; }
 
 enum class PrefillSplit { kNever, kAlways, kBest };
 
