@@ -59,7 +59,7 @@ pub struct MemoryPlan {
     pub max_batch_total_tokens: usize,
     pub kv_bytes: usize,
     pub workspace_bytes: usize,
-    /// What captured graphs took of the device's memory; known once they are captured.
+    /// What captured graphs take of the device's memory: an estimate until they are captured, then what they took.
     pub graph_bytes: usize,
 }
 

@@ -63,7 +63,7 @@ impl GpuMachine {
             total_bytes,
             usable_bytes,
             used_bytes,
-            graph_bytes: RESERVE_BYTES,
+            reserve_bytes: RESERVE_BYTES,
         };
         Ok(GpuMachine { places, memory })
     }

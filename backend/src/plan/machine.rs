@@ -20,8 +20,8 @@ pub struct Memory {
     pub usable_bytes: usize,
     /// In use before the weights come: the driver's context, other processes.
     pub used_bytes: usize,
-    /// Kept free for captured graphs.
-    pub graph_bytes: usize,
+    /// Kept free for captured graphs and for what the driver takes by itself.
+    pub reserve_bytes: usize,
 }
 
 /// Counts for one machine as its device does.
@@ -60,7 +60,7 @@ impl Machine for HostMachine {
             total_bytes: self.bytes,
             usable_bytes: self.bytes,
             used_bytes: 0,
-            graph_bytes: 0,
+            reserve_bytes: 0,
         }
     }
 

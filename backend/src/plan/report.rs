@@ -30,9 +30,7 @@ impl Report {
     pub fn all_bytes(&self) -> Option<usize> {
         let plan = self.planned.as_ref().ok()?;
         let memory = &self.memory;
-        Some(
-            memory.used_bytes + self.weight_bytes + plan.kv_bytes + plan.workspace_bytes + memory.graph_bytes,
-        )
+        Some(memory.used_bytes + self.weight_bytes + plan.kv_bytes + plan.workspace_bytes + plan.graph_bytes)
     }
 
     /// All numbers, in bytes and tokens.
@@ -51,7 +49,8 @@ impl Report {
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "kv_bytes": plan.map(|plan| plan.kv_bytes),
             "workspace_bytes": plan.map(|plan| plan.workspace_bytes),
-            "graph_bytes": self.memory.graph_bytes,
+            "graph_bytes": plan.map(|plan| plan.graph_bytes),
+            "reserve_bytes": self.memory.reserve_bytes,
             "all_bytes": self.all_bytes(),
             "max_input_tokens": self.limits.max_input_tokens,
             "max_total_tokens": self.limits.max_total_tokens,
@@ -83,8 +82,9 @@ impl fmt::Display for Report {
                 let tokens = format!("{} tokens", plan.max_batch_total_tokens);
                 line(f, "KV cache", plan.kv_bytes, &tokens)?;
                 line(f, "workspace", plan.workspace_bytes, "")?;
-                line(f, "graphs, at most", memory.graph_bytes, "")?;
+                line(f, "graphs, about", plan.graph_bytes, "")?;
                 line(f, "in all", self.all_bytes().unwrap_or_default(), "")?;
+                line(f, "kept free", memory.reserve_bytes, "for graphs and the driver")?;
                 writeln!(f, "--max-batch-total-tokens {}", plan.max_batch_total_tokens)?;
             }
             Err(reason) => writeln!(f, "does not fit: {reason}")?,
