@@ -18,7 +18,7 @@ for program in text-generation-{launcher,router,shard} examples/{bench_shard,com
   strip -o "$out/$(basename "$program")" "$release/$program"
 done
 for program in kernel_tests kernel_bench; do strip -o "$out/$program" "$root/target/csrc/$program"; done
-cp "$here"/{run.sh,stack_bench.py,plan_check.py,start_check.py,join_results.py,windowed.py,models.sh} "$out"
+cp "$here"/{run.sh,stack_bench.py,plan_check.py,start_check.py,serve_check.py,join_results.py,windowed.py,models.sh} "$out"
 cp "$root"/integration-tests/golden/smollm2-{*-awq-g64,135m-qwen2-bf16}.json "$out/golden"
 python3 "$here/qwen14b.py" "$out/qwen-14b-chat"
 git -C "$root" describe --always --dirty --abbrev=12 >"$out/commit"

@@ -5,6 +5,7 @@
 #   run.sh kernels    each kernel's time and its share of what the machine gives
 #   run.sh bench      the shard with Qwen-14B-Chat's dimensions and dummy weights
 #   run.sh compare    real checkpoints: the GPU's tokens and logprobs against the CPU's
+#   run.sh serve      a server with a real checkpoint of $MODELS: constrained answers, prompts' log-probabilities, kill -9
 #   run.sh stack      launcher, router, shard and an HTTP client; compares with the engine's figures of `bench`
 #   run.sh plan       what `plan` says beforehand against what the server takes, three configurations
 #   run.sh start      start to ready of a checkpoint of Qwen-14B-Chat-AWQ's shape (9.7 GB, made in $CHECKPOINT first)
@@ -85,6 +86,14 @@ run_compare() {
   rm -r "$windowed"
 }
 
+run_serve() {
+  local folder
+  for folder in "$models"/*-awq-*/; do
+    part "serve $(basename "$folder")" 120 python3 "$here/serve_check.py" --bin "$here" --model "$folder" -- \
+      --device cuda --max-total-tokens 1024
+  done
+}
+
 run_stack() {
   part stack 150 python3 "$here/stack_bench.py" --bin "$here" --model "$here/qwen-14b-chat" --engine "$out/engine.json" \
     --json "$out/stack.json" --commit "$commit" -- --device cuda --dummy-weights
@@ -104,9 +113,9 @@ run_start() {
 
 for what in "${@:-help}"; do
   case $what in
-  test | sanitize | kernels | bench | compare | stack | plan | start) "run_$what" ;;
-  all) run_test; run_bench; run_stack; run_compare; run_plan; run_start; run_kernels; run_sanitize ;;
-  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  test | sanitize | kernels | bench | compare | serve | stack | plan | start) "run_$what" ;;
+  all) run_test; run_bench; run_stack; run_compare; run_serve; run_plan; run_start; run_kernels; run_sanitize ;;
+  *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 python3 "$here/join_results.py" "$out" --commit "$commit"
