@@ -106,6 +106,14 @@ def test_a_slow_stack_fails(roomy, tmp_path):
     assert "of the engine's rate" in shown
 
 
+def test_a_server_is_checked(models):
+    shown = run(
+        sys.executable, GPU / "serve_check.py", "--model", models.smollm2_awq(), "--bin", BIN, "--rounds", 1, "--new-tokens", 60,
+        "--", "--device", "cpu", "--max-total-tokens", 1024,
+    )  # fmt: skip
+    assert "8 with the text of a quiet server" in shown and "tokens have log-probabilities" in shown
+
+
 def test_the_14b_folder_is_what_the_router_expects(tmp_path):
     run(sys.executable, GPU / "qwen14b.py", tmp_path)
     lines = (tmp_path / "qwen.tiktoken").read_bytes().splitlines()

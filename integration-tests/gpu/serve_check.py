@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A server with a real checkpoint, and what only a running one shows.
 
-    serve_check.py --model DIR [--bin DIR] [-- LAUNCHER FLAGS]
+    serve_check.py --model DIR [--bin DIR] [--rounds N] [--new-tokens N] [-- LAUNCHER FLAGS]
 
 Constrained answers keep to their grammar, prompts have their log-probabilities, and streams outlive a `kill -9` of the
 shard. Exit code 1 if not. Standard library only.
@@ -25,7 +25,7 @@ from stack_bench import Server
 HERE = Path(__file__).resolve().parent
 PATTERNS = ["[0-9]{4}", "(yes|no|maybe)", "[A-Z][a-z]{2,8}( [A-Z][a-z]{2,8})?", "(19|20)[0-9]{2}-(0[1-9]|1[0-2])", "[a-f]+"]
 TYPES = {"string": str, "integer": int, "boolean": bool}
-STREAMS, NEW_TOKENS = 8, 300
+STREAMS = 8
 
 
 def post(server, path, body):
@@ -44,10 +44,10 @@ def generate(server, prompt, **parameters):
     return post(server, "/generate", {"inputs": prompt, "parameters": parameters})
 
 
-def check_grammars(server):
+def check_grammars(server, rounds):
     """How many answers ended by themselves; those that do not keep to their grammar raise."""
     ended = 0
-    for seed in range(6):
+    for seed in range(rounds):
         warm = {"do_sample": True, "seed": seed, "temperature": 1.2} if seed else {}
         for pattern in PATTERNS:
             answer = generate(server, "In which year?", grammar={"type": "regex", "value": pattern}, **warm)
@@ -83,15 +83,15 @@ def shard_of(server):
     return int(found.stdout.split()[0])
 
 
-def check_recovery(server):
+def check_recovery(server, new_tokens):
     """(streams with the text of a quiet server, seconds from the shard's death to the last stream's next token)."""
     prompts = [f"Story number {i}: once upon a time" for i in range(STREAMS)]
-    quiet = [generate(server, prompt, max_new_tokens=NEW_TOKENS)["generated_text"] for prompt in prompts]
+    quiet = [generate(server, prompt, max_new_tokens=new_tokens)["generated_text"] for prompt in prompts]
     answers, moments = [None] * STREAMS, [[] for _ in range(STREAMS)]
 
     def stream(i):
         connection = HTTPConnection("127.0.0.1", server.port, timeout=120)
-        body = {"inputs": prompts[i], "parameters": {"max_new_tokens": NEW_TOKENS, "details": True}}
+        body = {"inputs": prompts[i], "parameters": {"max_new_tokens": new_tokens, "details": True}}
         connection.request("POST", "/generate_stream", json.dumps(body), {"Content-Type": "application/json"})
         for line in connection.getresponse():
             if line.startswith(b"data:"):
@@ -117,14 +117,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--bin", type=Path, default=HERE)
+    parser.add_argument("--rounds", type=int, default=6, help="of constrained answers; the first is greedy")
+    parser.add_argument("--new-tokens", type=int, default=300, help="of a stream")
     parser.add_argument("flags", nargs="*")
     args = parser.parse_args()
     server = Server(args.bin / "text-generation-launcher", args.model, args.flags)
     try:
         server.ready()
-        print(f"constrained: {check_grammars(server)} answers ended, all within their grammar")
+        print(f"constrained: {check_grammars(server, args.rounds)} answers ended, all within their grammar")
         print(f"prompt: {check_prompt(server)} tokens have log-probabilities")
-        same, seconds = check_recovery(server)
+        same, seconds = check_recovery(server, args.new_tokens)
         print(f"kill -9: {STREAMS} streams went on after {seconds:.2f} s, {same} with the text of a quiet server")
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
