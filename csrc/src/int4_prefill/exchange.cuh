@@ -7,6 +7,7 @@
 
 namespace quern {
 
+/// Writes a team's sums to the workspace.
 template <int kCount>
 __device__ __forceinline__ void store_partial(const float (&sums)[kCount], float *partial, int thread) {
 #pragma unroll
@@ -120,9 +121,9 @@ __device__ __forceinline__ void sum_run(float (&sum)[4], const float *first, int
   }
 }
 
-/// All workers of an output block at once: sends all sums, then finishes and stores this one's runs of eight
-/// tokens. Every
-/// worker must be running: they wait for each other.
+/// All workers of an output block at once: sends all sums, then finishes and stores this one's runs of eight tokens. Every
+/// worker must be running, since they wait for each other: a plan has no more of them than run at once, and the next kernel
+/// takes no room before all have started.
 template <int kCount, int kTeams>
 __device__ __forceinline__ void finish_together(const PrefillParams &p, const float (&sums)[kCount], int worker,
                                                 int team_index, const Team &team) {

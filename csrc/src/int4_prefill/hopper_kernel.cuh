@@ -234,7 +234,7 @@ struct Consumer {
     release_x_tile(1);
   }
 
-  /// The sums of k_count units of an output block. Fragments may be overwritten, and x released, once the group that reads them is done.
+  /// The sums of one segment. Fragments may be overwritten, and x released, once the group that reads them is done.
   __device__ __forceinline__ void accumulate(float (&sums)[Config::kTokens / 2], int k_count) {
     LaneWeights<Config::kFine> lane_weights;
     uint32_t even[4][4], odd[4][4];

@@ -1,4 +1,5 @@
-// What a team of four warps does with 64 packed rows x kTokens tokens of sums: bias, SiLU, residual and store. Sums are in the tensor core's order: warp i holds rows 16i + {r, r + 8},
+// What a team of four warps does with 64 packed rows x kTokens tokens of finished sums: bias, SiLU, residual and store.
+// Called by both prefill kernels and exchange.cuh. Sums are in the tensor core's order: warp i holds rows 16i + {r, r + 8},
 // sums[4j..] = tokens 8j + {2c, 2c + 1} of row r, then of row r + 8, lane 4r + c.
 #pragma once
 
