@@ -1,7 +1,7 @@
 // sm_90a: a producer warpgroup fills two rings of shared memory (x by the tensor copy engine, shared by a cluster;
-// packed weights by bulk copies), two consumer warpgroups turn weights into A fragments in registers and multiply them
-// with x by wgmma, 64 k a group of four. Fragments are double-buffered: those of the next 64 k are made while the tensor
-// core works on the present ones.
+// packed weights by bulk copies), two or four consumer warpgroups (teams) turn weights into A fragments in registers and
+// multiply them with x by wgmma, 64 k a group of four. Two teams double-buffer their fragments: those of the next 64 k are
+// made while the tensor core works on the present ones.
 #pragma once
 
 #include "common/async_copy.cuh"
