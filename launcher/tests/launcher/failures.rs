@@ -26,12 +26,12 @@ fn a_failing_child_ends_the_launch_with_its_own_words() {
             "Error: ShardCannotStart(\"the process ended with exit code 0 without a word\")",
         ),
         (
-            "log loaded; ready; sleep 0.1; echo 'Error: out of blocks' >&2; exit 1",
+            "log loaded; ready; until_noticed; echo 'Error: out of blocks' >&2; exit 1",
             NOTICING_ROUTER,
             "Error: ShardFailed(\"out of blocks\")",
         ),
         (
-            "log loaded; ready; sleep 0.1; kill -9 $$",
+            "log loaded; ready; until_noticed; kill -9 $$",
             NOTICING_ROUTER,
             "Error: ShardFailed(\"the process was killed by SIGKILL (often the kernel, when memory runs out) without a word\")",
         ),
@@ -71,7 +71,7 @@ fn the_report_has_tgis_lines() {
 
 #[test]
 fn a_router_that_lost_its_shard_may_tell_its_clients_and_is_then_asked_to_end() {
-    let shard = "ready; sleep 0.1; exit 1";
+    let shard = "ready; until_noticed; exit 1";
     let ended = Setup::new(NO_RESTART).with_model().shard(shard).router(NOTICING_ROUTER).run();
     ended.position("told the clients");
     assert!(!ended.output().contains("Terminating webserver"), "{}", ended.output());
@@ -84,7 +84,7 @@ fn a_router_that_lost_its_shard_may_tell_its_clients_and_is_then_asked_to_end() 
 #[test]
 fn a_draining_router_gets_its_time_when_the_shard_is_gone() {
     let router = "trap 'log drained; exit 0' TERM; log Connected; while :; do sleep 0.01; done";
-    let ended = Setup::new(&[]).with_model().shard("sleep 0.2; exit 1").router(router).run();
+    let ended = Setup::new(&[]).with_model().shard("until_line Connected; exit 1").router(router).run();
     assert!(ended.position("Shard 0 crashed") < ended.position("drained"));
     assert_eq!(ended.code, Some(1));
 }

@@ -1,7 +1,7 @@
 //! Starts the launcher in an environment of its own and watches it. Used by every test here.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -11,14 +11,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Far longer than anything here takes; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A router that ends by itself when it is told that no shard will come any more, after telling so.
 pub const NOTICING_ROUTER: &str =
     "log Connected; read -r nothing; log told the clients; echo 'Error: shard lost' >&2; exit 1";
-/// A router that says of each shard that it serves, and ends as [`NOTICING_ROUTER`].
-pub const REPORTING_ROUTER: &str = "log Connected; \
-     while echo \"serving $(cat \"$FAKE_DIR/shard.pid\")\" >&0; do sleep 0.01; done 2>/dev/null; exit 1";
+/// A router that says of each shard that it serves (and notes which), and ends as [`NOTICING_ROUTER`].
+pub const REPORTING_ROUTER: &str = "log Connected; until_line 'Shard ready in'; \
+     while shard=$(cat \"$FAKE_DIR/shard.pid\") && echo \"serving $shard\" >&0; \
+     do echo \"$shard\" >\"$FAKE_DIR/served\"; sleep 0.01; done 2>/dev/null; exit 1";
 /// Children that start and serve until they are told to stop.
 pub const SERVING_SHARD: &str = "log loaded; ready; serve";
 pub const SERVING_ROUTER: &str = "log listening; log Connected; serve";
@@ -90,7 +91,7 @@ impl Setup {
         self.folder.path().join("model")
     }
 
-    /// Starts the launcher with stdout and stderr on one pipe.
+    /// Starts the launcher with stdout and stderr on one pipe, copied to a file that its children can read.
     pub fn start(self) -> Launched {
         let (reader, writer) = std::io::pipe().expect("pipe");
         let process = Command::new(env!("CARGO_BIN_EXE_text-generation-launcher"))
@@ -103,8 +104,11 @@ impl Setup {
             .spawn()
             .expect("the launcher runs");
         let (sender, lines) = channel();
+        let mut copy = fs::File::create(self.folder.path().join("output")).expect("created");
         std::thread::spawn(move || {
             for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                // Fails when the folder is gone, and with it those that read it.
+                let _ = writeln!(copy, "{line}");
                 if sender.send(line).is_err() {
                     return;
                 }

@@ -5,8 +5,9 @@ use rustix::process::Signal;
 use crate::harness::{NOTICING_ROUTER, REPORTING_ROUTER, SERVING_ROUTER, Setup};
 
 /// Dies three times after it was ready, then serves.
-const DIES_THREE_TIMES: &str = "echo >>\"$FAKE_DIR/starts\"; log loaded; ready; sleep 0.2; \
-     [ \"$(wc -l <\"$FAKE_DIR/starts\")\" -gt 3 ] || kill -9 $$; log stays; serve";
+const DIES_THREE_TIMES: &str = "log loaded; ready; until_noticed; \
+     until [ \"$(cat \"$FAKE_DIR/served\")\" = $$ ]; do sleep 0.01; done 2>/dev/null; \
+     [ \"$(wc -l <\"$FAKE_DIR/shard.pids\")\" -gt 3 ] || kill -9 $$; log stays; serve";
 
 #[test]
 fn a_shard_that_died_is_replaced_while_the_router_lives_on() {
@@ -27,7 +28,7 @@ fn a_shard_that_died_is_replaced_while_the_router_lives_on() {
 
 #[test]
 fn too_many_failures_in_a_row_are_an_error_with_the_shards_words() {
-    let shard = "log loaded; ready; sleep 0.05; echo 'Error: out of blocks' >&2; exit 1";
+    let shard = "log loaded; ready; until_noticed; echo 'Error: out of blocks' >&2; exit 1";
     for (restarts, count) in [("0", ""), ("2", " (it ended 3 times in a row without an answer between)")] {
         let setup = Setup::new(&["--max-shard-restarts", restarts]).with_model();
         let ended = setup.shard(shard).router(NOTICING_ROUTER).run();
@@ -40,7 +41,7 @@ fn too_many_failures_in_a_row_are_an_error_with_the_shards_words() {
 
 #[test]
 fn a_shard_that_cannot_load_again_counts_too() {
-    let shard = "echo >>\"$FAKE_DIR/starts\"; [ \"$(wc -l <\"$FAKE_DIR/starts\")\" = 1 ] || exit 7; ready; sleep 0.05; exit 6";
+    let shard = "[ \"$(wc -l <\"$FAKE_DIR/shard.pids\")\" = 1 ] || exit 7; ready; until_noticed; exit 6";
     let setup = Setup::new(&["--max-shard-restarts", "1"]).with_model();
     let ended = setup.shard(shard).router(NOTICING_ROUTER).run();
     assert_eq!(ended.code, Some(1), "{}", ended.output());
@@ -50,9 +51,9 @@ fn a_shard_that_cannot_load_again_counts_too() {
 
 #[test]
 fn a_shard_that_the_router_cannot_use_is_killed_and_replaced() {
-    let shard = "trap '' TERM; echo $$ >>\"$FAKE_DIR/pids\"; log loaded; ready; serve";
-    let router = "log Connected; first=$(cat \"$FAKE_DIR/shard.pid\"); sleep 0.2; echo \"useless $first no answer\" >&0; \
-                  while [ \"$(wc -l <\"$FAKE_DIR/pids\")\" -lt 2 ]; do sleep 0.01; done; \
+    let shard = "[ \"$(wc -l <\"$FAKE_DIR/shard.pids\")\" -gt 1 ] || trap '' TERM; log loaded; ready; serve";
+    let router = "log Connected; until_line 'Shard ready in'; first=$(cat \"$FAKE_DIR/shard.pid\"); \
+                  echo \"useless $first no answer\" >&0; until_line 'Shard ready in' 2; \
                   echo \"useless $first late\" >&0; log asked; serve";
     let mut launched = Setup::new(&[]).with_model().shard(shard).router(router).start();
     launched.until("asked");
@@ -61,7 +62,7 @@ fn a_shard_that_the_router_cannot_use_is_killed_and_replaced() {
     let ended = launched.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.output());
     ended.position("Shard 0 was killed: no answer");
-    let pids = crate::harness::note(ended.folder.path(), "pids");
+    let pids = crate::harness::note(ended.folder.path(), "shard.pids");
     assert_eq!(pids.lines().count(), 2, "a report about the shard before is not about this one");
     assert_eq!(pids.lines().last(), Some(pid.to_string().as_str()));
     ended.leaves_nothing();
@@ -69,7 +70,7 @@ fn a_shard_that_the_router_cannot_use_is_killed_and_replaced() {
 
 #[test]
 fn a_signal_while_no_shard_runs_ends_the_router_and_starts_nothing_more() {
-    let shard = "echo >>\"$FAKE_DIR/starts\"; ready; sleep 0.05; exit 1";
+    let shard = "ready; until_noticed; exit 1";
     let mut launched = Setup::new(&[]).with_model().shard(shard).router(SERVING_ROUTER).start();
     launched.until("Shard 0 crashed").signal(Signal::TERM);
     let ended = launched.wait();
