@@ -1,14 +1,21 @@
 //! JSON bodies: axum's extraction with every failure as a JSON error. Used by all POST routes.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::timeout;
 
 use super::error::ApiError;
 
-/// A request body of type `T`. 413 too long, 415 not JSON by its type, 400 no JSON, 422 JSON of another shape.
+/// From a request's head to the end of its body. A client that sends a byte now and then must not hold its
+/// connection, and the server's drain, for ever.
+const LONGEST_BODY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 120_000 });
+
+/// A request body of type `T`. 408 too slow, 413 too long, 415 not JSON by its type, 400 no JSON, 422 JSON of another shape.
 pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -32,10 +39,10 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
             probe.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
         }
         let axum::Json(IgnoredAny) = axum::Json::from_request(probe, state).await.map_err(refuse)?;
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| ApiError::Body(rejection.status(), rejection.body_text()))?;
-        Ok(Self(bytes))
+        let bytes =
+            timeout(LONGEST_BODY, Bytes::from_request(request, state)).await.map_err(|_| too_slow())?;
+        let refuse = |rejection: BytesRejection| ApiError::Body(rejection.status(), rejection.body_text());
+        bytes.map(Self).map_err(refuse)
     }
 }
 
@@ -68,6 +75,11 @@ impl RawJson {
         let text = format!("Failed to parse the request body as JSON: {error}");
         Some(ApiError::Body(StatusCode::BAD_REQUEST, text))
     }
+}
+
+fn too_slow() -> ApiError {
+    let text = format!("The request body did not arrive within {} s", LONGEST_BODY.as_secs());
+    ApiError::Body(StatusCode::REQUEST_TIMEOUT, text)
 }
 
 fn refuse(rejection: JsonRejection) -> ApiError {

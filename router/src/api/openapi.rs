@@ -108,6 +108,7 @@ const ANY: &[(&str, &str)] =
 const KEYED: &[(&str, &str)] = &[("401", "Missing or wrong API key")];
 const WITH_BODY: &[(&str, &str)] = &[
     ("400", "The body is no JSON"),
+    ("408", "The body did not arrive in time"),
     ("413", "The body is too long"),
     ("415", "The body's content type is not JSON"),
     ("422", "The body does not say what it must, or asks for what cannot be done"),

@@ -6,6 +6,7 @@
 //! been told.
 
 mod compute_type;
+mod connection;
 mod http;
 pub mod logging;
 pub mod parent;

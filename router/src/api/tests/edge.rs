@@ -1,5 +1,6 @@
 //! What every route shares: error bodies, key, limits, health, counting, places, CORS.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::routing::get;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use serde_json::json;
 use tower::ServiceExt;
 
@@ -60,6 +61,15 @@ async fn bodies_that_cannot_be_read() {
         let text = "Failed to buffer the request body: length limit exceeded";
         check(&server.post(path, &large).await, path, 413, "validation", text);
     }
+}
+
+/// A client that sends half a body and no more.
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_given_up() {
+    let server = server();
+    let half = stream::once(async { Ok::<_, Infallible>("{\"inputs\":") }).chain(stream::pending());
+    let request = post("/generate", "").map(|_| Body::from_stream(half));
+    check(&server.request(request).await, "/generate", 408, "validation", "did not arrive within");
 }
 
 #[tokio::test]
