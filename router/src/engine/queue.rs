@@ -10,6 +10,9 @@ use std::ops::Bound;
 use super::sequence::{SeqId, Sequence};
 use crate::request::Tenant;
 
+/// Idle tenants that are remembered. Names of tenants are the clients' to choose, and planning looks at all of them.
+pub(super) const MAX_IDLE: usize = 1024;
+
 /// One tenant's share.
 #[derive(Debug, Default)]
 pub struct Lane {
@@ -157,7 +160,18 @@ impl Queue {
             Some(least) => {
                 let burst = self.burst;
                 self.lanes.retain(|_, lane| lane.is_active() || lane.served + burst > least);
+                self.forget_one_too_many();
             }
+        }
+    }
+
+    /// The one that loses least by coming back as a newcomer.
+    fn forget_one_too_many(&mut self) {
+        let idle = || self.lanes.iter().filter(|(_, lane)| !lane.is_active());
+        if idle().count() > MAX_IDLE
+            && let Some(least) = idle().min_by_key(|(_, lane)| lane.served).map(|(tenant, _)| *tenant)
+        {
+            self.lanes.remove(&least);
         }
     }
 }

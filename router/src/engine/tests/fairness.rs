@@ -1,11 +1,15 @@
 //! How tenants share the machine, and small prompts with huge ones.
 
+use std::time::Instant;
+
 use proptest::prelude::*;
 
 use super::play::{Play, of};
+use crate::engine::queue::{MAX_IDLE, Queue};
+use crate::engine::sequence::Sequence;
 use crate::engine::testing::{answer, config, request};
 use crate::engine::{EngineConfig, SeqId};
-use crate::request::GenerationEvent;
+use crate::request::{Caller, GenerationEvent, Tenant, ValidRequest};
 
 #[test]
 fn small_prompts_go_beside_a_huge_one() {
@@ -81,8 +85,6 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 40 } else { 400 }))]
 
     /// Tenants that always want more get the same, up to a bound that time does not move: what is in work
-    /// at once, and the head start of who was idle.
-    /// Tenants that always want more get the same, up to a bound that time does not move: what is in work
     /// at once.
     #[test]
     fn backlogged_tenants_are_served_alike(
@@ -101,4 +103,32 @@ proptest! {
         let in_work = u64::from(rows) * 40 + u64::from(prefill);
         prop_assert!(spread(config, &lengths, 600) <= in_work);
     }
+}
+
+/// A client may name a tenant for each of its requests. While somebody waits who is served nothing, no counter
+/// says that they can be forgotten.
+#[test]
+fn idle_tenants_are_remembered_up_to_a_number() {
+    let mut queue = Queue::new(10);
+    let now = Instant::now();
+    let push = |queue: &mut Queue, id: u64| {
+        let mut name = [0; 32];
+        name[..8].copy_from_slice(&id.to_le_bytes());
+        let caller = Caller { tenant: Tenant(name), deadline: None };
+        queue.push(Sequence::new(SeqId(id), ValidRequest { caller, ..request(1, 1, false) }, now));
+        caller.tenant
+    };
+    let waits = push(&mut queue, 1);
+    for id in 2..3000 {
+        let tenant = push(&mut queue, id);
+        queue.charge(&tenant, 1 + id as usize);
+        queue.remove(SeqId(id));
+    }
+    assert_eq!(queue.lanes().count(), MAX_IDLE + 1);
+    let kept = queue.lanes().map(|(tenant, _)| u64::from_le_bytes(tenant.0[..8].try_into().unwrap()));
+    assert!(
+        kept.filter(|id| *id != 1).all(|id| id >= 3000 - MAX_IDLE as u64),
+        "those served least are forgotten"
+    );
+    assert!(queue.lane(&waits).is_some());
 }
