@@ -5,7 +5,7 @@
 //! how long an answer takes says nothing about them. Nothing here is ever logged but the file's path.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -114,14 +114,18 @@ impl KeyFile {
 /// A small local file, looked at once a second: not worth a thread of its own.
 fn stamp(path: &Path) -> io::Result<Stamp> {
     let metadata = fs::metadata(path)?;
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!("has more than {MAX_FILE_BYTES} bytes")));
+    if !metadata.is_file() {
+        return Err(io::Error::other("is no regular file")); // opening a pipe would wait for its writer
     }
     Ok(metadata.modified().ok().map(|modified| (modified, metadata.len())))
 }
 
 fn read(path: &Path) -> io::Result<Vec<KeyDigest>> {
-    let text = fs::read_to_string(path)?;
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("has more than {MAX_FILE_BYTES} bytes")));
+    }
     let keys = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(keys.map(|key| digest(key.as_bytes())).collect())
 }
@@ -152,6 +156,17 @@ mod tests {
             [("secret", true), ("other", true), ("SECRET", false), ("secre", false), ("", false)]
         {
             assert_eq!(keys.allow(key.as_bytes(), now), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_key_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = dir.path().join("large");
+        fs::write(&large, "k".repeat(MAX_FILE_BYTES as usize + 1)).unwrap();
+        for (path, reason) in [(dir.path(), "is no regular file"), (&large, "has more than 1048576 bytes")] {
+            let error = ApiKeys::new(&[], Some(path), Instant::now()).err().unwrap();
+            assert!(error.to_string().ends_with(reason), "{error}");
         }
     }
 
