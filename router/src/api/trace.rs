@@ -1,7 +1,7 @@
 //! Request ids and spans: every response carries `x-request-id`, every POST has one span that ends with its
 //! last token, whether or not anybody collects spans. Never holds a prompt, an answer or a key. Used by `passage`.
 
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use opentelemetry::global;
@@ -59,10 +59,11 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 fn open(request: &Request, id: &HeaderValue) -> Span {
-    let path = request.uri().path();
+    // Of the routes, not of what clients ask for: a collector keeps each name.
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let span = tracing::info_span!(
         REQUEST_SPAN,
-        otel.name = format!("POST {path}"),
+        otel.name = route.map_or_else(|| "POST".to_owned(), |route| format!("POST {route}")),
         otel.kind = "server",
         request_id = id.to_str().unwrap_or_default()
     );
@@ -72,7 +73,10 @@ fn open(request: &Request, id: &HeaderValue) -> Span {
         let _ = span.set_parent(parent); // fails when nobody collects spans
     }
     span.set_attribute("http.request.method", "POST");
-    span.set_attribute("url.path", path.to_string());
+    span.set_attribute("url.path", request.uri().path().to_owned());
+    if let Some(route) = route {
+        span.set_attribute("http.route", route.to_owned());
+    }
     span
 }
 

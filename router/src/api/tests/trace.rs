@@ -47,9 +47,10 @@ async fn one_span_a_request_to_its_last_token() {
     axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
     assert_eq!(server.get("/health").await.status, StatusCode::OK);
     assert_eq!(server.post("/generate", r#"{"inputs":""}"#).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(server.post("/of/the/client", "{}").await.status, StatusCode::NOT_FOUND);
 
     let spans = exporter.get_finished_spans().unwrap();
-    let [streamed, refused] = &spans[..] else { panic!("{spans:?}") };
+    let [streamed, refused, unknown] = &spans[..] else { panic!("{spans:?}") };
     assert_eq!((streamed.name.as_ref(), &streamed.span_kind), ("POST /generate_stream", &SpanKind::Server));
     assert_eq!(streamed.span_context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(streamed.parent_span_id.to_string(), "b7ad6b7169203331");
@@ -57,6 +58,7 @@ async fn one_span_a_request_to_its_last_token() {
         streamed.attributes.iter().map(|one| (one.key.as_str(), one.value.to_string())).collect();
     for (name, value) in [
         ("request_id", "abc-1"),
+        ("http.route", "/generate_stream"),
         ("http.response.status_code", "200"),
         ("gen_ai.usage.input_tokens", "4"),
         ("gen_ai.usage.output_tokens", "2"),
@@ -69,4 +71,5 @@ async fn one_span_a_request_to_its_last_token() {
     let error = refused.attributes.iter().find(|one| one.key.as_str() == "error.type");
     assert_eq!(error.map(|one| one.value.to_string()), Some("validation".into()));
     assert!(!refused.parent_span_is_remote);
+    assert_eq!(unknown.name, "POST", "names are not the client's");
 }
