@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from contract import errors, generate, launcher, openai, others, surface
+from contract import errors, generate, launcher, openai, others, surface, vllm
 from contract.row import BOTH, check
 from server import Server, run_launcher
 
@@ -13,7 +13,7 @@ from conftest import CARD_FLAGS
 
 ROWS = [
     (mode, row)
-    for table in (errors, surface, generate, openai, others)
+    for table in (errors, surface, generate, openai, others, vllm)
     for row in table.ROWS
     for mode in row.modes
 ]
@@ -81,4 +81,4 @@ def test_json_logs(models):
 
 def test_the_number_of_rows():
     """At least so many rules: a table that lost its rows would pass otherwise."""
-    assert len(ROWS) >= 1280 and len(launcher.STARTS) >= 135, (len(ROWS), len(launcher.STARTS))
+    assert len(ROWS) >= 1450 and len(launcher.STARTS) >= 135, (len(ROWS), len(launcher.STARTS))

@@ -173,7 +173,4 @@ ROWS += [
     post("vLLM /generate streams lines", "/generate", {"prompt": "x", "max_tokens": 2, "temperature": 0, "stream": True, "ignore_eos": True},
          headers={"content-type": "application/x-ndjson"}, text=lambda t: t.endswith("\n") and t.count("\n") == 2),
     post("vLLM /generate: n", "/generate", {"prompt": "x", "max_tokens": 1, "n": 2}, json={"text": [str, str]}),
-    *(post(f"vLLM /generate refuses {name}", "/generate", {"prompt": "x", name: value}, status=422,
-           json={"error": f"Input validation error: `{name}` is not supported on this route. Leave it out"})
-      for name, value in (("use_beam_search", True), ("min_p", 0.5), ("best_of", 2), ("stop_token_ids", [1]), ("min_tokens", 3))),
 ]  # fmt: skip

@@ -42,7 +42,7 @@ ROWS += [
     Row("1.1 preflight allows GET and POST", "OPTIONS", "/generate", send=PREFLIGHT,
         headers={"access-control-allow-methods": "GET,POST"}),
     Row("10.20 preflight allows Authorization", "OPTIONS", "/generate", send=PREFLIGHT,
-        headers={"access-control-allow-headers": "content-type,authorization"}),
+        headers={"access-control-allow-headers": "authorization,content-type"}),
     Row("1.1 preflight allows any origin", "OPTIONS", "/generate", send=PREFLIGHT, headers={"access-control-allow-origin": ANY}),
     Row("D preflight needs no key", "OPTIONS", "/generate", send=PREFLIGHT, server="keyed"),
     get("1.1 every answer allows any origin", "/info", headers={"access-control-allow-origin": ANY}),

@@ -62,6 +62,11 @@ impl Compat {
         self == Self::Strict
     }
 
+    /// Fields of vLLM's requests that are not done here are passed over.
+    pub fn ignores_unsupported_fields(self) -> bool {
+        self == Self::Strict
+    }
+
     /// Every failure of /vertex is a 500.
     pub fn hides_vertex_errors(self) -> bool {
         self == Self::Strict

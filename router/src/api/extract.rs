@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::timeout;
 
@@ -38,11 +38,24 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
         if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
             probe.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
         }
+        require_plain(request.headers())?;
         let axum::Json(IgnoredAny) = axum::Json::from_request(probe, state).await.map_err(refuse)?;
         let bytes =
             timeout(LONGEST_BODY, Bytes::from_request(request, state)).await.map_err(|_| too_slow())?;
         let refuse = |rejection: BytesRejection| ApiError::Body(rejection.status(), rejection.body_text());
         bytes.map(Self).map_err(refuse)
+    }
+}
+
+/// Refuses a compressed body: its first bytes are no JSON, and the client would be told only that.
+fn require_plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"" | b"identity") => Ok(()),
+        Some(encoding) => {
+            let encoding = String::from_utf8_lossy(encoding);
+            let text = format!("Expected a request body without `Content-Encoding`. Given: {encoding}");
+            Err(ApiError::Body(StatusCode::UNSUPPORTED_MEDIA_TYPE, text))
+        }
     }
 }
 

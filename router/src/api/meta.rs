@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -91,6 +92,8 @@ pub struct Model<'a> {
     object: &'static str,
     created: u64,
     owned_by: &'a str,
+    /// vLLM's: the most tokens of prompt and answer.
+    max_model_len: u32,
 }
 
 /// All models: one.
@@ -101,8 +104,9 @@ pub struct ModelList<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(id: &'a str) -> Self {
-        Self { id, object: "model", created: 0, owned_by: id }
+    fn new(info: &'a Info) -> Self {
+        let id = &info.model_id;
+        Self { id, object: "model", created: 0, owned_by: id, max_model_len: info.max_total_tokens }
     }
 }
 
@@ -111,17 +115,22 @@ impl<'a> Model<'a> {
     responses((status = 200, description = "The list", body = ModelList)))]
 pub async fn models(State(app): State<App>) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let data = [Model::new(&serving.info.model_id)];
+    let data = [Model::new(&serving.info)];
     Ok(axum::Json(ModelList { object: "list", data }).into_response())
 }
 
 /// One model: 404 for any other name than the one of /v1/models.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path, description = "Its name")),
     responses((status = 200, description = "The model", body = Model)))]
-pub async fn model(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub async fn model(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let serving = app.serving()?;
+    // A path that is no UTF-8 names nothing.
+    let Path(id) = id.map_err(|_| ApiError::NotFound)?;
     match &serving.info.model_id {
-        served if *served == id => Ok(axum::Json(Model::new(served)).into_response()),
+        served if *served == id => Ok(axum::Json(Model::new(&serving.info)).into_response()),
         served => Err(ApiError::NoModel { asked: id, served: served.clone() }),
     }
 }

@@ -15,6 +15,7 @@ pub mod keys;
 mod lists;
 mod logit_bias;
 pub mod meta;
+mod named;
 mod openai;
 mod openapi;
 mod passage;
@@ -30,13 +31,14 @@ mod tgi;
 mod tokenize;
 pub mod trace;
 mod vllm;
+mod vllm_fields;
 
 use axum::Router;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Redirect;
 use axum::routing::{get, post};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 use error::ApiError;
 use state::{App, EdgeSettings};
@@ -87,7 +89,9 @@ fn cors(settings: &EdgeSettings) -> CorsLayer {
     let any = listed().next().is_none() || listed().any(|origin| origin == "*");
     CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        // Clients in browsers send headers of their own; none of them means anything without the key.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(Any)
         .allow_origin(if any { AllowOrigin::any() } else { origins.into() })
         .vary([header::ORIGIN, header::ACCESS_CONTROL_REQUEST_METHOD, header::ACCESS_CONTROL_REQUEST_HEADERS])
 }

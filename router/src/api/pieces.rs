@@ -42,13 +42,17 @@ impl Finish {
 pub enum TextStyle {
     /// Token texts with special tokens visible; the stop string stays.
     Tgi,
-    /// Only final text, special tokens removed, and the stop string unless it is kept.
-    OpenAi { keep_stop: bool },
+    /// Only final text: without the stop string and without special tokens, unless they are asked for.
+    OpenAi { keep_stop: bool, show_special: bool },
 }
 
 impl TextStyle {
     fn keeps_stop(self) -> bool {
-        self != Self::OpenAi { keep_stop: false }
+        !matches!(self, Self::OpenAi { keep_stop: false, .. })
+    }
+
+    fn shows_special(self) -> bool {
+        matches!(self, Self::OpenAi { show_special: true, .. })
     }
 }
 
@@ -74,7 +78,7 @@ pub struct Pieces {
     n_pushed: usize,
     /// Bytes `stops` let through.
     n_emitted: usize,
-    /// The answer so far, without special tokens.
+    /// The answer so far.
     answer: String,
 }
 
@@ -84,7 +88,7 @@ impl Pieces {
         Self {
             style,
             visible: (style == TextStyle::Tgi).then(|| Detokenizer::new(tokenizer.clone(), false)),
-            text: Detokenizer::new(tokenizer.clone(), true),
+            text: Detokenizer::new(tokenizer.clone(), !style.shows_special()),
             stop_ids: stops.iter().filter_map(|stop| special_id(tokenizer, stop)).collect(),
             stops: (!stops.is_empty()).then(|| StopMatcher::new(&stops)),
             n_pushed: 0,
@@ -96,7 +100,9 @@ impl Pieces {
     /// Takes the next token. After a piece with a finish there must be no other.
     pub fn push(&mut self, id: u32, finish: Option<FinishReason>) -> PieceText {
         let mut visible = self.visible.as_mut().map(|v| v.push(id)).unwrap_or_default();
-        let mut piece = self.text.push(id);
+        // The token that ends an answer is no part of it, whatever its text.
+        let is_end = finish == Some(FinishReason::Eos) && !self.style.keeps_stop();
+        let mut piece = if is_end { String::new() } else { self.text.push(id) };
         let is_stop = self.stop_ids.contains(&id);
         let last = finish.is_some() || is_stop;
         if last {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::text::testing;
 
-const OPEN_AI: TextStyle = TextStyle::OpenAi { keep_stop: false };
+const OPEN_AI: TextStyle = TextStyle::OpenAi { keep_stop: false, show_special: false };
 
 /// Pushes bytes as tokens (the small tiktoken vocabulary's first 256 ranks) until a finish; what was shown.
 fn run(
@@ -50,6 +50,14 @@ fn texts() {
     let ended = [bytes("a"), vec![end_token()]].concat();
     check(Tgi, &[], &ended, eos, &["a", "<|im_end|>"], "a", Eos);
     check(OPEN_AI, &[], &ended, eos, &["a", ""], "a", Eos);
+    // What ends an answer is no part of it, even where its text is not special.
+    check(OPEN_AI, &[], &[97, HELLO], eos, &["a", ""], "a", Eos);
+    check(OPEN_AI, &["h"], &[97, HELLO], eos, &["a", ""], "a", Eos);
+    let special = |keep_stop| TextStyle::OpenAi { keep_stop, show_special: true };
+    let spoken = [vec![end_token()], ended.clone()].concat();
+    check(special(false), &[], &spoken, eos, &["<|im_end|>", "a", ""], "<|im_end|>a", Eos);
+    check(special(true), &[], &ended, eos, &["a", "<|im_end|>"], "a<|im_end|>", Eos);
+    check(special(true), &["l"], &[HELLO, 33], length, &["hel"], "hel", Stop);
     // Half a character at the end is shown as such, never at the cost of the rest.
     let half = [bytes("a"), vec![0xe4, 0xbd]].concat();
     check(Tgi, &[], &half, length, &["a", "", "\u{fffd}"], "a\u{fffd}", Length);

@@ -234,7 +234,7 @@ impl Sequence {
         }))
     }
 
-    /// The text so far, without special tokens.
+    /// The text so far.
     pub fn answer(&self) -> &str {
         self.pieces.answer()
     }

@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::keys::ApiKeys;
 use super::meta::Info;
 use super::places::Places;
+use super::vllm_fields::Route;
 use crate::driver::EngineHandle;
 use crate::metrics::Metrics;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -57,6 +58,12 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// What vLLM's fields depend on, on a route that adds the tokenizer's special tokens or does not.
+    pub fn field_route(&self, adds_special_tokens: bool) -> Route {
+        let (compat, max_input_tokens) = (self.compat, self.info.max_input_tokens);
+        Route { compat, max_input_tokens, adds_special_tokens }
+    }
+
     /// Whether the prompt's log-probabilities are computed for a request that wants them.
     pub fn computes_prefill(&self) -> bool {
         self.prefill_flag || !self.compat.needs_prefill_flag()

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::extract::{Json, RawJson};
+use super::named::named;
 use super::openai::ChatRequest;
 use super::record::RequestCount;
 use super::state::{App, Serving};
@@ -40,6 +41,17 @@ pub struct VllmText {
     prompt: String,
     /// Whether the tokenizer adds its own, such as a BOS; true when absent.
     add_special_tokens: Option<bool>,
+    #[serde(flatten, deserialize_with = "named")]
+    wishes: VllmWishes,
+}
+
+/// vLLM's body of /tokenize for a chat.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct VllmChat {
+    #[serde(flatten, deserialize_with = "named")]
+    chat: ChatRequest,
+    #[serde(flatten, deserialize_with = "named")]
+    wishes: VllmWishes,
 }
 
 /// vLLM's answer of /tokenize.
@@ -48,8 +60,27 @@ pub struct VllmTokens {
     count: usize,
     max_model_len: u32,
     tokens: Vec<u32>,
-    /// Never asked for here.
+    /// Each token's text, if `return_token_strs` asked for them.
     token_strs: Option<Vec<String>>,
+}
+
+/// What both of vLLM's bodies may ask for.
+#[derive(Debug, Deserialize, ToSchema)]
+struct VllmWishes {
+    /// Answer with each token's text, too.
+    return_token_strs: Option<bool>,
+}
+
+impl VllmTokens {
+    fn new(serving: &Serving, tokens: Vec<u32>, wishes: &VllmWishes) -> Self {
+        let text = |id: &u32| String::from_utf8_lossy(serving.tokenizer.token_bytes(*id)).into_owned();
+        Self {
+            count: tokens.len(),
+            max_model_len: serving.info.max_total_tokens,
+            token_strs: wishes.return_token_strs.unwrap_or(false).then(|| tokens.iter().map(text).collect()),
+            tokens,
+        }
+    }
 }
 
 /// Body of /detokenize.
@@ -70,7 +101,7 @@ pub struct Detokenized {
 pub enum TokenizeBody {
     Tgi(Box<GenerateRequest>),
     Text(VllmText),
-    Chat(Box<ChatRequest>),
+    Chat(Box<VllmChat>),
 }
 
 impl TokenizeBody {
@@ -96,20 +127,21 @@ pub enum TokenizeReply<'a> {
     responses((status = 200, description = "The tokens", body = TokenizeReply)))]
 pub async fn tokenize(State(app): State<App>, body: RawJson) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let encoding = match TokenizeBody::read(&body)? {
-        TokenizeBody::Text(VllmText { prompt, add_special_tokens }) => {
-            serving.validator.encode(prompt, add_special_tokens.unwrap_or(true)).await?
+    let (encoding, wishes) = match TokenizeBody::read(&body)? {
+        TokenizeBody::Text(VllmText { prompt, add_special_tokens, wishes }) => {
+            (serving.validator.encode(prompt, add_special_tokens.unwrap_or(true)).await?, wishes)
         }
-        TokenizeBody::Chat(request) => serving.validator.encode_prompt(request.prompt(&serving)?).await?,
+        TokenizeBody::Chat(request) => {
+            let VllmChat { chat, wishes } = *request;
+            (serving.validator.encode_prompt(chat.prompt(&serving)?).await?, wishes)
+        }
         TokenizeBody::Tgi(request) => {
             let text = request.inputs;
             let encoding = serving.validator.encode(text.clone(), true).await?;
             return Ok(axum::Json(TokenizeReply::Tgi(spans(&text, &encoding))).into_response());
         }
     };
-    let tokens = encoding.ids;
-    let max_model_len = serving.info.max_total_tokens;
-    let reply = VllmTokens { count: tokens.len(), max_model_len, tokens, token_strs: None };
+    let reply = VllmTokens::new(&serving, encoding.ids, &wishes);
     Ok(axum::Json(TokenizeReply::Vllm(reply)).into_response())
 }
 

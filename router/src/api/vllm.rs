@@ -15,16 +15,18 @@ use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::compat::Compat;
 use super::constraint_fields::{StructuredOutputs, only_one};
 use super::error::{ApiError, Style};
 use super::lists::{one_or_many, one_or_many_schema};
 use super::logit_bias::logit_bias;
-use super::pieces::TextStyle;
+use super::named::named;
 use super::random;
 use super::record::RequestCount;
 use super::sequence::Sequence;
 use super::state::Serving;
 use super::tgi::GenerateReply;
+use super::vllm_fields::{Route, VllmFields, refuse_any, seed};
 use crate::constraint::ConstraintSpec;
 use crate::validation::rules::SamplingChoice;
 use crate::validation::{Draft, Input, Refusal};
@@ -40,30 +42,27 @@ pub struct VllmRequest {
     n: Option<usize>,
     temperature: Option<f32>,
     top_p: Option<f32>,
-    /// -1 and 0 are off.
-    top_k: Option<i32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
     repetition_penalty: Option<f32>,
+    /// -1 is none.
+    #[serde(default, deserialize_with = "seed")]
+    #[schema(value_type = Option<i64>)]
     seed: Option<u64>,
     #[serde(default, deserialize_with = "one_or_many")]
     #[schema(schema_with = one_or_many_schema)]
     stop: Vec<String>,
     max_tokens: Option<u32>,
-    ignore_eos: Option<bool>,
     #[serde(default, deserialize_with = "logit_bias")]
     #[schema(value_type = Option<std::collections::HashMap<String, f32>>)]
     logit_bias: Vec<(u32, f32)>,
     structured_outputs: Option<StructuredOutputs>,
     /// Older name of `structured_outputs`.
     guided_decoding: Option<StructuredOutputs>,
-    // What changes the answer and is not done here.
+    /// Refused unless it is `n`.
     best_of: Option<usize>,
-    use_beam_search: Option<bool>,
-    length_penalty: Option<f32>,
-    min_p: Option<f32>,
-    min_tokens: Option<u32>,
-    stop_token_ids: Option<Vec<u32>>,
+    #[serde(flatten, deserialize_with = "named")]
+    vllm: VllmFields,
 }
 
 /// The answer, or one line of a stream.
@@ -74,41 +73,25 @@ pub struct VllmTexts {
 }
 
 impl VllmRequest {
-    fn refuse_unsupported(&self, n: usize) -> Result<(), Refusal> {
-        for (name, is_off) in [
-            ("best_of", self.best_of.is_none_or(|best_of| best_of == n)),
-            ("use_beam_search", self.use_beam_search != Some(true)),
-            ("length_penalty", self.length_penalty.is_none_or(|penalty| penalty == 1.0)),
-            ("min_p", self.min_p.is_none_or(|p| p == 0.0)),
-            ("min_tokens", self.min_tokens.is_none_or(|n| n == 0)),
-            ("stop_token_ids", self.stop_token_ids.as_ref().is_none_or(Vec::is_empty)),
-        ] {
-            if !is_off {
-                return Err(Refusal(format!("`{name}` is not supported on this route. Leave it out")));
-            }
-        }
-        Ok(())
-    }
-
     fn constraint(&self) -> Result<Option<ConstraintSpec>, Refusal> {
         let fields = [&self.structured_outputs, &self.guided_decoding].into_iter().flatten();
         let all = fields.map(StructuredOutputs::constraint).collect::<Result<Vec<_>, _>>()?;
         only_one(all.into_iter().flatten())
     }
 
-    fn drafts(&self, max_n: usize) -> Result<Vec<Draft>, Refusal> {
-        let n = self.n.unwrap_or(1);
+    fn drafts(&self, serving: &Serving) -> Result<Vec<Draft>, Refusal> {
+        let (n, max_n) = (self.n.unwrap_or(1), serving.info.max_client_batch_size);
         if !(1..=max_n).contains(&n) {
             return Err(Refusal(format!("`n` must be > 0 and <= {max_n}. Given: {n}")));
         }
-        self.refuse_unsupported(n)?;
+        refuse_any(&[("best_of", self.best_of.is_none_or(|best_of| best_of == n))])?;
         let constraint = self.constraint()?;
         let greedy = self.temperature == Some(0.0);
         let draft = |i: usize| Draft {
             choice: SamplingChoice {
                 do_sample: !greedy,
                 temperature: self.temperature.filter(|_| !greedy),
-                top_k: self.top_k.filter(|k| !greedy && *k > 0),
+                top_k: None,
                 top_p: self.top_p.filter(|p| !greedy && *p != 1.0),
                 typical_p: None,
                 repetition_penalty: self.repetition_penalty,
@@ -120,10 +103,11 @@ impl VllmRequest {
             stop: self.stop.clone(),
             constraint: constraint.clone(),
             logit_bias: self.logit_bias.clone(),
-            ignore_eos: self.ignore_eos.unwrap_or(false),
             ..Draft::new(Input::Text(self.prompt.clone()), random::seed())
         };
-        Ok((0..n).map(draft).collect())
+        // TGI never had this shape.
+        let route = Route { compat: Compat::Fixed, ..serving.field_route(true) };
+        (0..n).map(|i| self.vllm.apply(draft(i), &route)).collect()
     }
 }
 
@@ -154,8 +138,8 @@ enum Answer {
 }
 
 async fn respond(serving: &Serving, request: &VllmRequest) -> Result<Answer, ApiError> {
-    let drafts = request.drafts(serving.info.max_client_batch_size)?;
-    let style = TextStyle::OpenAi { keep_stop: false };
+    let drafts = request.drafts(serving)?;
+    let style = request.vllm.style(Compat::Fixed);
     let mut sequences = serving.open_all(drafts, style, Instant::now()).await?;
     if request.stream.unwrap_or(false) {
         try_join_all(sequences.iter_mut().map(Sequence::first)).await?;

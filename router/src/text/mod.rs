@@ -12,7 +12,10 @@ mod stop;
 pub(crate) mod testing;
 mod tokenizer;
 
-pub use chat_template::{ChatMessage, ChatTemplate, Prompt, PromptPart, ToolCall, ToolStyle, python_json};
+pub use chat_template::{
+    Chat, ChatMessage, ChatTemplate, Ending, Prompt, PromptPart, TemplateOptions, ToolCall, ToolStyle,
+    python_json,
+};
 pub use detokenizer::Detokenizer;
 pub use stop::{StopMatcher, StopOutcome};
 pub use tokenizer::{Encoding, Tokenizer};

@@ -78,6 +78,8 @@ pub struct Draft {
     pub random_seed: u64,
     /// Go on past tokens that end a generation.
     pub ignore_eos: bool,
+    /// Tokens that end this generation beside the model's own.
+    pub stop_ids: Vec<u32>,
     pub caller: Caller,
 }
 
@@ -98,6 +100,7 @@ impl Draft {
             logit_bias: Vec::new(),
             random_seed,
             ignore_eos: false,
+            stop_ids: Vec::new(),
             caller: Caller::ANONYMOUS,
         }
     }
@@ -185,7 +188,8 @@ impl Validator {
         if ids.is_empty() {
             return Err(Refusal::new(rules::EMPTY));
         }
-        self.check_ids(ids.iter().copied().chain(draft.logit_bias.iter().map(|(id, _)| *id)))?;
+        let biased = draft.logit_bias.iter().map(|(id, _)| id);
+        self.check_ids(ids.iter().chain(biased).chain(&draft.stop_ids).copied())?;
         let constraint = match draft.constraint {
             Some(spec) => Some(self.constraint(spec).await?),
             None => None,
@@ -196,7 +200,7 @@ impl Validator {
             prompt_ids: ids.into(),
             sampling,
             max_new_tokens,
-            eos_ids: if never_ends { Arc::default() } else { self.eos_ids.clone() },
+            eos_ids: self.end_ids(never_ends, &draft.stop_ids),
             caller: draft.caller,
             prompt_logprobs: draft.prompt_logprobs,
             constraint,
@@ -255,6 +259,15 @@ impl Validator {
         let compiler = self.compiler.as_ref().ok_or_else(|| Refusal::new("grammar is not supported"))?;
         let compiled = compiler.compile(spec).await;
         compiled.map_err(|error| Refusal::new(format!("grammar is not valid: {error}")))
+    }
+
+    /// The tokens that end a generation.
+    fn end_ids(&self, ignore_eos: bool, stop_ids: &[u32]) -> Arc<[u32]> {
+        let own: &[u32] = if ignore_eos { &[] } else { &self.eos_ids };
+        match stop_ids {
+            [] if !ignore_eos => self.eos_ids.clone(),
+            _ => own.iter().chain(stop_ids).copied().collect(),
+        }
     }
 
     fn check_ids(&self, mut ids: impl Iterator<Item = u32>) -> Result<(), Refusal> {

@@ -115,9 +115,14 @@ pub(super) fn check(draft: &Draft, rules: &Rules, max_input_tokens: u32) -> Resu
         })?;
     }
     check_bias(&draft.logit_bias)?;
+    let n = draft.stop_ids.len();
+    ensure(n <= MAX_STOP_IDS, || format!("`stop_token_ids` supports up to {MAX_STOP_IDS} ids. Given: {n}"))?;
     let sampling = draft.choice.resolve(draft.random_seed, draft.top_n_tokens);
     Ok(Sampling { logit_bias: draft.logit_bias.as_slice().into(), ..sampling })
 }
+
+/// Each token of an answer is looked up among them.
+const MAX_STOP_IDS: usize = 128;
 
 /// Most tokens with a bias: a GPU has room for so many.
 pub const MAX_BIASES: usize = 1024;

@@ -11,14 +11,16 @@ use super::chat_types::{Answer, ChatCompletion, ChatRequest, Choice, Chunk, Chun
 use super::job::{self, Answers, Choices, Route};
 use super::stream::Chunks;
 use super::types::{Envelope, Usage};
+use crate::api::compat::Compat;
 use crate::api::error::ApiError;
 use crate::api::extract::Json;
+use crate::api::pieces::TextStyle;
 use crate::api::sequence::{Finished, Piece};
 use crate::api::sse::ServerSentEvent;
 use crate::api::state::{App, Serving};
 use crate::api::{random, sse};
 use crate::constraint::ConstraintSpec;
-use crate::text::{ChatTemplate, Prompt, TextError, ToolStyle};
+use crate::text::{Chat, ChatTemplate, Prompt, TextError, ToolStyle};
 use crate::tools::{self, Conversation, Function, ToolParser};
 use crate::validation::{Draft, Input};
 
@@ -41,7 +43,8 @@ impl ChatRequest {
         let Conversation { messages, .. } = tools::arrange(template.tool_style(), messages, tools.as_ref());
         let definitions: Vec<_> =
             tools.iter().flat_map(|tools| tools.functions.iter().map(Function::definition)).collect();
-        template.apply(&messages, &definitions).map_err(refuse)
+        let options = self.template_options(serving.compat)?;
+        template.apply(Chat { messages: &messages, tools: &definitions, options: &options }).map_err(refuse)
     }
 
     /// A draft that lets the model call what it may, and makes it call what it must.
@@ -85,6 +88,10 @@ impl Route for ChatRequest {
         self.logprobs.unwrap_or(false)
     }
 
+    fn style(&self, compat: Compat) -> TextStyle {
+        self.vllm.style(compat)
+    }
+
     fn drafts(&self, serving: &Serving, _n: usize) -> Result<Vec<Draft>, ApiError> {
         let prompt = self.prompt(serving)?;
         let draft = Draft {
@@ -96,7 +103,8 @@ impl Route for ChatRequest {
             logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(Input::Prompt(prompt), random::seed())
         };
-        Ok(vec![self.with_tools(draft, serving)?])
+        let draft = self.with_tools(draft, serving)?;
+        Ok(vec![self.vllm.apply(draft, &serving.field_route(false))?])
     }
 
     fn body(&self, serving: &Serving, Answers { done, usage, .. }: Answers) -> Response {
@@ -120,6 +128,7 @@ impl Route for ChatRequest {
             envelope: envelope(self, serving),
             logprobs: self.shows_logprobs(),
             include_usage: self.include_usage(),
+            continuous_usage: self.continuous_usage(),
             choices: choices
                 .sequences
                 .iter()
@@ -142,6 +151,8 @@ pub struct ChatChunks {
     envelope: Envelope,
     logprobs: bool,
     include_usage: bool,
+    /// In every chunk the usage so far.
+    continuous_usage: bool,
     choices: Vec<Choosing>,
     usage: Usage,
 }
@@ -171,7 +182,8 @@ impl Chunks for ChatChunks {
                 .logprobs
                 .then(|| Logprobs::new(&self.serving.tokenizer, std::slice::from_ref(piece))),
         };
-        Some(sse::json(&Chunk::new(&self.envelope, &[choice], None)))
+        let usage = self.continuous_usage.then_some(self.usage);
+        Some(sse::json(&Chunk::new(&self.envelope, &[choice], usage)))
     }
 
     fn usage(&mut self) -> Option<Event> {

@@ -5,14 +5,18 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::called;
+use super::template_fields::TemplateFields;
 use super::tool_types::{Call, Tool, ToolFields};
 use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
+use crate::api::compat::Compat;
 use crate::api::constraint_fields::ConstraintFields;
 use crate::api::error::ApiError;
 use crate::api::lists::{one_or_many, one_or_many_schema};
+use crate::api::named::named;
 use crate::api::sequence::Piece;
+use crate::api::vllm_fields::VllmFields;
 use crate::request::TokenLogprob;
-use crate::text::{ChatMessage, Tokenizer, ToolCall};
+use crate::text::{ChatMessage, TemplateOptions, Tokenizer, ToolCall};
 use crate::tools::Toolbox;
 use crate::validation::Refusal;
 
@@ -21,10 +25,14 @@ use crate::validation::Refusal;
 pub struct ChatRequest {
     pub messages: Vec<Message>,
     pub model: Option<String>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "named")]
     pub sampling: SamplingFields,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "named")]
     pub constraint: ConstraintFields,
+    #[serde(flatten, deserialize_with = "named")]
+    pub vllm: VllmFields,
+    #[serde(flatten, deserialize_with = "named")]
+    template: TemplateFields,
     pub logprobs: Option<bool>,
     pub top_logprobs: Option<u32>,
     pub max_tokens: Option<u32>,
@@ -45,6 +53,8 @@ pub struct ChatRequest {
     tool_prompt: Option<String>,
     /// OpenAI's older `tools`: refused.
     functions: Option<Vec<Value>>,
+    /// Refused.
+    web_search_options: Option<Value>,
     /// Refused unless it is `["text"]`.
     modalities: Option<Vec<String>>,
 }
@@ -104,6 +114,19 @@ impl ChatRequest {
         self.messages.last().is_some_and(|message| message.role() == "tool")
     }
 
+    /// What the request says about the template.
+    ///
+    /// # Errors
+    /// What contradicts itself or is not done here.
+    pub fn template_options(&self, compat: Compat) -> Result<TemplateOptions, Refusal> {
+        let by_assistant = self.messages.last().is_some_and(|message| message.role() == "assistant");
+        self.template.options(by_assistant, compat.ignores_unsupported_fields())
+    }
+
+    pub fn continuous_usage(&self) -> bool {
+        self.stream_options.as_ref().and_then(|options| options.continuous_usage_stats).unwrap_or(false)
+    }
+
     /// Fields that change what comes back, but not here.
     ///
     /// # Errors
@@ -111,6 +134,11 @@ impl ChatRequest {
     pub fn check_unsupported(&self) -> Result<(), Refusal> {
         if self.functions.as_ref().is_some_and(|functions| !functions.is_empty()) {
             return Err(Refusal("`functions` is not supported: use `tools`".into()));
+        }
+        if self.web_search_options.is_some() {
+            return Err(Refusal(
+                "`web_search_options` is not supported: this server searches nothing".into(),
+            ));
         }
         match self.modalities.iter().flatten().find(|kind| *kind != "text") {
             Some(kind) => Err(Refusal(format!("`modalities` must be [\"text\"]. Given: {kind}"))),

@@ -10,8 +10,10 @@ use super::completions_types::{Choice, Chunk, Completion, CompletionRequest, Log
 use super::job::{self, Answers, Choices, Route};
 use super::stream::Chunks;
 use super::types::{Envelope, Usage};
+use crate::api::compat::Compat;
 use crate::api::error::ApiError;
 use crate::api::extract::Json;
+use crate::api::pieces::TextStyle;
 use crate::api::sequence::{Finished, Piece, Sequence};
 use crate::api::sse::ServerSentEvent;
 use crate::api::state::{App, Serving};
@@ -47,20 +49,27 @@ impl Route for CompletionRequest {
         self.logprobs.is_some()
     }
 
+    fn style(&self, compat: Compat) -> TextStyle {
+        self.vllm.style(compat)
+    }
+
     fn drafts(&self, serving: &Serving, n: usize) -> Result<Vec<Draft>, ApiError> {
         self.check(n, serving.info.max_client_batch_size)?;
         let constraint = self.constraint.constraint()?;
-        let draft = |input: Input| Draft {
-            choice: self.sampling.choice(),
-            max_new_tokens: self.max_tokens,
-            stop: self.stop.clone(),
-            top_n_tokens: self.logprobs.unwrap_or(0),
-            prompt_logprobs: self.echo() && self.shows_logprobs(),
-            constraint: constraint.clone(),
-            logit_bias: self.sampling.logit_bias.clone(),
-            ..Draft::new(input, random::seed())
+        let draft = |input: Input| {
+            let draft = Draft {
+                choice: self.sampling.choice(),
+                max_new_tokens: self.max_tokens,
+                stop: self.stop.clone(),
+                top_n_tokens: self.logprobs.unwrap_or(0),
+                prompt_logprobs: self.echo() && self.shows_logprobs(),
+                constraint: constraint.clone(),
+                logit_bias: self.sampling.logit_bias.clone(),
+                ..Draft::new(input, random::seed())
+            };
+            Ok(self.vllm.apply(draft, &serving.field_route(true))?)
         };
-        Ok(self.prompt.iter().map(|prompt| draft(prompt.input())).collect())
+        self.prompt.iter().map(|prompt| draft(prompt.input())).collect()
     }
 
     fn body(&self, serving: &Serving, Answers { n, done, usage }: Answers) -> Response {
@@ -94,6 +103,7 @@ impl Route for CompletionRequest {
             envelope: Envelope::new(serving, "cmpl", None),
             logprobs: self.logprobs,
             include_usage: self.include_usage(),
+            continuous_usage: self.continuous_usage(),
             n: choices.n,
             progress: choices.sequences.iter().enumerate().map(progress).collect(),
         }
@@ -121,6 +131,8 @@ pub struct CompletionChunks {
     envelope: Envelope,
     logprobs: Option<u32>,
     include_usage: Option<bool>,
+    /// In every chunk its choice's usage so far.
+    continuous_usage: bool,
     n: usize,
     progress: Vec<Progress>,
 }
@@ -145,7 +157,7 @@ impl Chunks for CompletionChunks {
             logprobs,
             finish_reason: piece.finish.map(|finish| finish.openai(self.serving.compat)),
         }];
-        if piece.finish.is_some() && self.include_usage.is_none() {
+        if self.continuous_usage || piece.finish.is_some() && self.include_usage.is_none() {
             return Some(sse::json(&Completion::new(&self.envelope, &choice, *usage)));
         }
         Some(sse::json(&Chunk::new(&self.envelope, &choice)))

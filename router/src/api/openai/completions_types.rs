@@ -8,7 +8,9 @@ use super::types::{Envelope, SamplingFields, StreamOptions, Usage};
 use crate::api::constraint_fields::ConstraintFields;
 use crate::api::error::ApiError;
 use crate::api::lists::{one_or_many, one_or_many_schema};
+use crate::api::named::named;
 use crate::api::sequence::{Piece, Prefill};
+use crate::api::vllm_fields::VllmFields;
 use crate::request::Score;
 use crate::text::Tokenizer;
 use crate::validation::{Input, Refusal};
@@ -18,10 +20,12 @@ use crate::validation::{Input, Refusal};
 pub struct CompletionRequest {
     #[serde(deserialize_with = "prompts")]
     pub prompt: Vec<PromptText>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "named")]
     pub sampling: SamplingFields,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "named")]
     pub constraint: ConstraintFields,
+    #[serde(flatten, deserialize_with = "named")]
+    pub vllm: VllmFields,
     pub max_tokens: Option<u32>,
     pub n: Option<usize>,
     best_of: Option<usize>,
@@ -87,6 +91,10 @@ impl CompletionRequest {
         self.stream_options.as_ref().and_then(|options| options.include_usage)
     }
 
+    pub fn continuous_usage(&self) -> bool {
+        self.stream_options.as_ref().and_then(|options| options.continuous_usage_stats).unwrap_or(false)
+    }
+
     /// Refuses what this server does not do, and more prompts than it takes at once.
     pub fn check(&self, n: usize, max_client_batch_size: usize) -> Result<(), ApiError> {
         if self.suffix.is_some() {
@@ -97,6 +105,9 @@ impl CompletionRequest {
         }
         if self.best_of.is_some_and(|best_of| best_of > n) {
             return Err(Refusal("`best_of` > `n` is not supported".into()).into());
+        }
+        if self.echo() && self.vllm.truncates() {
+            return Err(Refusal("`truncate_prompt_tokens` is not supported with `echo`".into()).into());
         }
         match self.logprobs {
             Some(n_top @ 2..) if self.echo() => Err(Refusal(format!(

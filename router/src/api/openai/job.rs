@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 
 use super::stream::{self, Chunks};
 use super::types::Usage;
+use crate::api::compat::Compat;
 use crate::api::error::ApiError;
 use crate::api::pieces::TextStyle;
 use crate::api::record::{RequestCount, Times, compute_headers, compute_time};
@@ -27,6 +28,7 @@ pub trait Route: Send + Sync + 'static {
     /// How many answers to each prompt; 1 when not given.
     fn n(&self) -> Option<usize>;
     fn shows_logprobs(&self) -> bool;
+    fn style(&self, compat: Compat) -> TextStyle;
     /// One draft a prompt, after the route's own checks. `n` is within the server's limit.
     fn drafts(&self, serving: &Serving, n: usize) -> Result<Vec<Draft>, ApiError>;
     /// The body of a whole answer.
@@ -126,7 +128,7 @@ impl<R: Route> Job<R> {
 
     async fn open(&self, Drafts { n, of_prompts }: Drafts) -> Result<Choices, ApiError> {
         let characters = of_prompts.iter().map(|draft| draft.input.characters()).sum();
-        let style = TextStyle::OpenAi { keep_stop: self.serving.compat.keeps_stop_on_v1() };
+        let style = self.request.style(self.serving.compat);
         let sequences = self.serving.open_all(repeat(&of_prompts, n), style, self.arrived).await?;
         Ok(Choices { n, sequences, characters })
     }

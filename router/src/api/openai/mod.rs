@@ -11,6 +11,7 @@ pub mod completions;
 mod completions_types;
 mod job;
 mod stream;
+mod template_fields;
 mod tool_types;
 mod types;
 

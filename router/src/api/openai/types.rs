@@ -6,12 +6,15 @@ use utoipa::ToSchema;
 use crate::api::logit_bias::logit_bias;
 use crate::api::random;
 use crate::api::state::Serving;
+use crate::api::vllm_fields::seed;
 use crate::validation::rules::SamplingChoice;
 
 /// `stream_options`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
     pub include_usage: Option<bool>,
+    /// vLLM's: the usage so far in every chunk, too.
+    pub continuous_usage_stats: Option<bool>,
 }
 
 /// Fields of both routes that choose the next token.
@@ -22,6 +25,9 @@ pub struct SamplingFields {
     frequency_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     repetition_penalty: Option<f32>,
+    /// -1 is none.
+    #[serde(default, deserialize_with = "seed")]
+    #[schema(value_type = Option<i64>)]
     seed: Option<u64>,
     /// Added to the logits of these token ids, -100 to 100.
     #[serde(default, deserialize_with = "logit_bias")]

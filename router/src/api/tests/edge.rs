@@ -165,7 +165,7 @@ async fn about_the_server() {
     assert_eq!(server.request(head).await.status, StatusCode::OK);
     assert_eq!(
         server.get("/v1/models").await.body,
-        r#"{"object":"list","data":[{"id":"M","object":"model","created":0,"owned_by":"M"}]}"#
+        r#"{"object":"list","data":[{"id":"M","object":"model","created":0,"owned_by":"M","max_model_len":120}]}"#
     );
     assert_eq!(
         server.get("/info").await.body,
@@ -203,7 +203,8 @@ async fn cors() {
             .uri("/generate")
             .header("origin", origin)
             .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "authorization,content-type")
+            // As the openai package sends in a browser.
+            .header("access-control-request-headers", "authorization,x-stainless-os")
             .body(Body::empty())
             .unwrap()
     };
@@ -211,7 +212,8 @@ async fn cors() {
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.header("access-control-allow-origin"), "*");
     assert_eq!(reply.header("access-control-allow-methods"), "GET,POST");
-    assert_eq!(reply.header("access-control-allow-headers"), "content-type,authorization");
+    assert_eq!(reply.header("access-control-allow-headers"), "authorization,x-stainless-os");
+    assert_eq!(server().get("/info").await.header("access-control-expose-headers"), "*");
     assert_eq!(
         server().get("/info").await.header("vary"),
         "origin, access-control-request-method, access-control-request-headers"

@@ -15,7 +15,9 @@ use super::super::vllm::VllmRequest;
 use crate::text::testing::{
     byte_level, byte_level_file, message, metaspace, metaspace_file, tiktoken, tiktoken_file, with_files,
 };
-use crate::text::{ChatTemplate, Detokenizer, StopMatcher, Tokenizer, ToolStyle};
+use crate::text::{
+    Chat, ChatTemplate, Detokenizer, Ending, StopMatcher, TemplateOptions, Tokenizer, ToolStyle,
+};
 use crate::tools::{Function, ToolChoice, ToolEvent, ToolParser, Toolbox};
 
 /// Executions of one target.
@@ -161,8 +163,11 @@ fn chat_templates() {
                 message(random.pick(&["system", "user", "assistant", "tool", "<|im_end|>"]), &content)
             })
             .collect();
+        let ending = *random.pick(&[&Ending::Reply, &Ending::NewTurn, &Ending::Closed]);
+        let options = TemplateOptions { ending, ..TemplateOptions::default() };
+        let chat = Chat { messages: &messages, tools: &[], options: &options };
         for template in &templates {
-            let Ok(prompt) = template.apply_at(&messages, &[], SystemTime::UNIX_EPOCH) else { continue };
+            let Ok(prompt) = template.apply_at(chat, SystemTime::UNIX_EPOCH) else { continue };
             let ids = tiktoken().encode_prompt(&prompt).expect("every byte has a token").ids;
             assert!(!ids.is_empty() || prompt.n_bytes() == 0);
         }

@@ -77,8 +77,10 @@ async fn tokens_of_chats_and_in_vllms_shape() {
 #[tokio::test]
 async fn one_model_by_name() {
     let server = serve(settings(), |serving| serving.info.model_id = "owner/name".into());
-    let expected = json!({"id": "owner/name", "object": "model", "created": 0, "owned_by": "owner/name"});
+    let expected = json!({"id": "owner/name", "object": "model", "created": 0, "owned_by": "owner/name", "max_model_len": 120});
     assert_eq!(server.get("/v1/models/owner/name").await.json(), expected);
+    let reply = server.get("/v1/models/%ff").await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error_type"]), (404, &json!("not_found")));
     let reply = server.get("/v1/models/other").await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["code"]), (404, &json!("model_not_found")));
 }
@@ -161,7 +163,7 @@ async fn vllms_generate() {
     for (field, value) in [
         ("use_beam_search", json!(true)),
         ("min_p", json!(0.1)),
-        ("stop_token_ids", json!([1])),
+        ("allowed_token_ids", json!([1])),
         ("best_of", json!(3)),
     ] {
         let (status, message) = refused(&server, "/generate", json!({"prompt": "x", field: value})).await;

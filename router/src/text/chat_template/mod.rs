@@ -11,7 +11,7 @@ mod source;
 use std::path::Path;
 use std::time::SystemTime;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::TextError;
 use jinja::JinjaTemplate;
@@ -81,6 +81,49 @@ pub enum ToolStyle {
     React,
 }
 
+/// What a request may say about its template.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TemplateOptions {
+    pub ending: Ending,
+    /// For the template. Its own names come first.
+    pub variables: Map<String, Value>,
+}
+
+/// How a prompt ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// With the opening of the assistant's turn, or, where the assistant spoke last, with that message, to
+    /// be continued (TGI's rule: cut right after its content, right-trimmed).
+    #[default]
+    Reply,
+    /// With the opening of the assistant's turn, whoever spoke last.
+    NewTurn,
+    /// With the last message's turn.
+    Closed,
+}
+
+/// A conversation to be rendered.
+#[derive(Clone, Copy)]
+pub struct Chat<'a> {
+    pub messages: &'a [ChatMessage],
+    /// Definitions of functions, for templates that know what to do with them.
+    pub tools: &'a [Value],
+    pub options: &'a TemplateOptions,
+}
+
+impl Chat<'_> {
+    /// Whether the reply continues the last message instead of opening a turn.
+    fn continues_last(&self) -> bool {
+        let by_assistant = self.messages.last().is_some_and(|message| message.role == "assistant");
+        by_assistant && self.options.ending == Ending::Reply
+    }
+
+    /// Whether the prompt ends with the opening of the assistant's turn.
+    fn opens_turn(&self) -> bool {
+        self.options.ending != Ending::Closed
+    }
+}
+
 enum Kind {
     Jinja(Box<JinjaTemplate>),
     QwenChatMl,
@@ -112,28 +155,16 @@ impl ChatTemplate {
         self.tool_style
     }
 
-    /// Renders messages and the opening of the assistant's turn. A last message from the assistant
-    /// is continued instead (TGI's rule: cut right after its content, right-trimmed).
-    /// `tools` are definitions of functions, for templates that know what to do with them.
-    pub fn apply(&self, messages: &[ChatMessage], tools: &[Value]) -> Result<Prompt, TextError> {
-        self.apply_at(messages, tools, SystemTime::now())
+    /// The prompt of a conversation.
+    pub fn apply(&self, chat: Chat) -> Result<Prompt, TextError> {
+        self.apply_at(chat, SystemTime::now())
     }
 
     /// [`apply`](Self::apply) with the time that the template's `strftime_now` tells, in UTC.
-    pub fn apply_at(
-        &self,
-        messages: &[ChatMessage],
-        tools: &[Value],
-        now: SystemTime,
-    ) -> Result<Prompt, TextError> {
+    pub fn apply_at(&self, chat: Chat, now: SystemTime) -> Result<Prompt, TextError> {
         match &self.kind {
-            Kind::Jinja(template) => template.render(messages, tools, now).map(Prompt::Text),
-            Kind::QwenChatMl => Ok(Prompt::Parts(chatml::render(messages))),
+            Kind::Jinja(template) => template.render(chat, now).map(Prompt::Text),
+            Kind::QwenChatMl => Ok(Prompt::Parts(chatml::render(chat))),
         }
     }
-}
-
-/// Whether the reply continues the last message instead of opening a turn.
-fn continues_last(messages: &[ChatMessage]) -> bool {
-    messages.last().is_some_and(|message| message.role == "assistant")
 }

@@ -11,7 +11,7 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error};
 
 use super::source::TemplateSource;
-use super::{ChatMessage, continues_last};
+use super::{Chat, ChatMessage, TemplateOptions};
 use crate::text::TextError;
 use crate::text::files::file_error;
 
@@ -62,44 +62,39 @@ impl JinjaTemplate {
     /// Whether a system message gets into the prompt.
     pub fn takes_system(&self) -> bool {
         let messages = [ChatMessage::new("system", CUT_MARK), ChatMessage::new("user", "Hi")];
-        let text = self.render_all(&messages, &[], SystemTime::UNIX_EPOCH);
+        let chat = Chat { messages: &messages, tools: &[], options: &TemplateOptions::default() };
+        let text = self.render_all(chat, SystemTime::UNIX_EPOCH);
         text.is_ok_and(|text| text.contains(CUT_MARK))
     }
 
     /// The prompt's text. Where the last message is the assistant's it ends right after that
     /// message's content, whose trailing white space is dropped; a template that leaves the content
     /// out has nothing to continue and opens a new turn.
-    pub fn render(
-        &self,
-        messages: &[ChatMessage],
-        tools: &[serde_json::Value],
-        now: SystemTime,
-    ) -> Result<String, TextError> {
-        if continues_last(messages) {
-            let mut marked = messages.to_vec();
+    pub fn render(&self, chat: Chat, now: SystemTime) -> Result<String, TextError> {
+        if chat.continues_last() {
+            let mut marked = chat.messages.to_vec();
             if let Some(last) = marked.last_mut() {
                 last.content.truncate(last.content.trim_end().len());
                 last.content.push_str(CUT_MARK);
             }
-            let mut text = self.render_all(&marked, tools, now)?;
+            let mut text = self.render_all(Chat { messages: &marked, ..chat }, now)?;
             if let Some(cut) = text.rfind(CUT_MARK) {
                 text.truncate(cut);
                 return Ok(text);
             }
         }
-        self.render_all(messages, tools, now)
+        self.render_all(chat, now)
     }
 
-    fn render_all(
-        &self,
-        messages: &[ChatMessage],
-        tools: &[serde_json::Value],
-        now: SystemTime,
-    ) -> Result<String, TextError> {
+    fn render_all(&self, chat: Chat, now: SystemTime) -> Result<String, TextError> {
+        let Chat { messages, tools, options } = chat;
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
-        let mut context = BTreeMap::from([
+        let variables = options.variables.iter();
+        let mut context: BTreeMap<&str, Value> =
+            variables.map(|(name, value)| (name.as_str(), Value::from(Serde(value)))).collect();
+        context.extend([
             ("messages", Value::from(Serde(messages))),
-            ("add_generation_prompt", Value::from(true)),
+            ("add_generation_prompt", Value::from(chat.opens_turn())),
             ("tools", tools),
             ("documents", Value::from(())),
             ("strftime_now", Value::from_function(move |format: &str| functions::strftime(format, now))),

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::*;
-use crate::text::ToolCall;
 use crate::text::testing::message;
+use crate::text::{Ending, ToolCall};
 
 fn template(text: &str) -> JinjaTemplate {
     let tokens = vec![("bos_token", "<s>".to_string()), ("eos_token", "</s>".to_string())];
@@ -21,7 +23,8 @@ fn render(text: &str, turns: &[(&str, &str)]) -> Result<String, String> {
     let messages: Vec<_> = turns.iter().map(|(role, content)| message(role, content)).collect();
     // 2024-02-29 23:59:58 UTC
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_251_198);
-    template(text).render(&messages, &[], now).map_err(|e| e.to_string())
+    let chat = Chat { messages: &messages, tools: &[], options: &TemplateOptions::default() };
+    template(text).render(chat, now).map_err(|e| e.to_string())
 }
 
 const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
@@ -135,13 +138,39 @@ fn tools_and_calls() {
         ChatMessage { tool_calls: calls, ..message("assistant", "") },
         ChatMessage { tool_call_id: Some("1".into()), ..message("tool", "r") },
     ];
-    let tools = [serde_json::json!({"type": "function", "function": {"name": "f", "a": 1}})];
-    let render = |tools: &[_]| template.render(&messages, tools, SystemTime::UNIX_EPOCH).unwrap();
+    let tools = [json!({"type": "function", "function": {"name": "f", "a": 1}})];
+    let options = TemplateOptions::default();
+    let render = |tools: &[_]| {
+        let chat = Chat { messages: &messages, tools, options: &options };
+        template.render(chat, SystemTime::UNIX_EPOCH).unwrap()
+    };
     let turns = "user: Hi\n[f {\"b\": 1, \"a\": [null]}][f \"broken\"]tool: r\n";
     assert_eq!(render(&[]), turns);
     let told =
         "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\", \"a\": 1}}\n</tools><tool_call>";
     assert_eq!(render(&tools), format!("{told}{turns}"));
+}
+
+#[test]
+fn endings_and_variables() {
+    let messages = [message("user", "u"), message("assistant", "a ")];
+    let render = |text: &str, ending, variables: serde_json::Value| {
+        let variables = variables.as_object().cloned().unwrap_or_default();
+        let options = TemplateOptions { ending, variables };
+        let chat = Chat { messages: &messages, tools: &[], options: &options };
+        template(text).render(chat, SystemTime::UNIX_EPOCH).unwrap()
+    };
+    let text =
+        "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}";
+    for (ending, expected) in
+        [(Ending::Reply, "[u][a"), (Ending::NewTurn, "[u][a ]>"), (Ending::Closed, "[u][a ]")]
+    {
+        assert_eq!(render(text, ending, json!({})), expected);
+    }
+    let text = "{{ thinking }} {{ deep.list[1] }} {{ bos_token }} {{ messages | length }}";
+    let variables =
+        json!({"thinking": false, "deep": {"list": [1, "x"]}, "bos_token": "mine", "messages": []});
+    assert_eq!(render(text, Ending::NewTurn, variables), "False x <s> 2");
 }
 
 #[test]
