@@ -1,7 +1,8 @@
 //! One block of the float decoder and what flows into its linear layers.
 //!
 //! Called by `run` for every block in turn. Plain float32 mathematics on whole windows, each by itself; the same
-//! function as the served forward pass, without a cache.
+//! function as the served forward pass, without a cache. The windows of calibration are shorter than the sliding
+//! windows that models use, which therefore play no part.
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
@@ -157,13 +158,18 @@ fn softmax_up_to(position: usize, divisor: f32, row: &mut ArrayViewMut1<'_, f32>
 fn rotate(config: &ModelConfig, qkv: &mut Array2<f32>) {
     let ModelConfig { n_heads, n_kv_heads, head_dim, ref rope, .. } = *config;
     let (n_tokens, half) = (qkv.nrows(), rope.dim / 2);
-    let base = rope::theta(rope, n_tokens);
-    let frequencies: Vec<f64> = (0..half).map(|i| base.powf(-2.0 * i as f64 / rope.dim as f64)).collect();
+    let (base, scaling) = (rope::theta(rope, n_tokens), &rope.scaling);
+    let frequency = |i: usize| base.powf(-2.0 * i as f64 / rope.dim as f64) * scaling.factor(i);
+    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
     for (position, mut row) in qkv.outer_iter_mut().enumerate() {
         let log_n = rope
             .logn_seq_length
             .map_or(1.0, |length| (((position + 1) as f64).ln() / (length as f64).ln()).max(1.0));
-        let angles: Vec<(f64, f64)> = frequencies.iter().map(|f| (position as f64 * f).sin_cos()).collect();
+        let angle = |frequency: &f64| {
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            (sin * scaling.attention, cos * scaling.attention)
+        };
+        let angles: Vec<(f64, f64)> = frequencies.iter().map(angle).collect();
         for head in 0..n_heads + n_kv_heads {
             let scale = if head < n_heads { log_n } else { 1.0 };
             let mut of_head = row.slice_mut(s![head * head_dim..(head + 1) * head_dim]);
@@ -174,5 +180,42 @@ fn rotate(config: &ModelConfig, qkv: &mut Array2<f32>) {
             }
             of_head.slice_mut(s![rope.dim..]).mapv_inplace(|x| x * scale as f32);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use text_generation_backend::config::{RopeConfig, RopeScaling};
+
+    fn rotated(config: &ModelConfig, scaling: RopeScaling, n_tokens: usize) -> Array2<f32> {
+        let rope = RopeConfig { scaling, ..config.rope.clone() };
+        let config = ModelConfig { rope, ..config.clone() };
+        let width = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim;
+        let mut qkv = Array2::from_shape_fn((n_tokens, width), |(_, i)| (i as f32 * 0.37).sin());
+        rotate(&config, &mut qkv);
+        qkv
+    }
+
+    #[test]
+    fn stretched_positions_are_rotated_as_they_are_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let json = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 32, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 64,
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "hidden_act": "silu"}"#;
+        std::fs::write(dir.path().join("config.json"), json).unwrap();
+        let config = ModelConfig::from_dir(dir.path(), None).unwrap();
+        let plain = rotated(&config, RopeScaling::NONE, 4);
+        let factors = vec![0.5; config.rope.dim / 2];
+        let linear = rotated(&config, RopeScaling { factors, attention: 1.0 }, 7);
+        for position in 0..4 {
+            let difference = &linear.row(2 * position) - &plain.row(position);
+            assert!(difference.iter().all(|x| x.abs() < 1e-6), "position {position}: {difference}");
+        }
+        let yarn = rotated(&config, RopeScaling { factors: vec![], attention: 1.25 }, 4);
+        let of_q_and_k = (config.n_heads + config.n_kv_heads) * config.head_dim;
+        let expected = plain.slice(s![.., ..of_q_and_k]).mapv(|x| x * 1.25);
+        let difference = &yarn.slice(s![.., ..of_q_and_k]) - &expected;
+        assert!(difference.iter().all(|x| x.abs() < 1e-5), "{difference}");
     }
 }
