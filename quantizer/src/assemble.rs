@@ -12,6 +12,7 @@ use text_generation_backend::weights::Tensor;
 use text_generation_checkpoint::layout::{Entry, Layout};
 use text_generation_checkpoint::{Staging, to_python_json};
 
+use crate::args::Args;
 use crate::error::QuantizeError;
 use crate::quantized::NewTensor;
 use crate::source::Source;
@@ -36,19 +37,14 @@ const NOT_COPIED: [&str; 9] = [
 const LARGEST_COPY: u64 = 1 << 28;
 
 /// Writes the folder; returns the size of its weights in bytes.
-pub(crate) fn write(
-    input: &Path,
-    out: &Path,
-    source: &Source,
-    work: &Work,
-    group_size: usize,
-) -> Result<u64, QuantizeError> {
-    let staging = Staging::new(out)?;
+pub(crate) fn write(args: &Args, source: &Source, work: &Work) -> Result<u64, QuantizeError> {
+    let staging = Staging::new(&args.out)?;
     let n_bytes = write_weights(&staging.path(WEIGHTS), source, work)?;
-    write_json(&staging, "config.json", &config(input, group_size)?)?;
-    let quant_config = json!({"zero_point": true, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"});
+    write_json(&staging, "config.json", &config(&args.input, args.group_size)?)?;
+    let quant_config =
+        json!({"zero_point": true, "q_group_size": args.group_size, "w_bit": 4, "version": "GEMM"});
     write_json(&staging, "quant_config.json", &quant_config)?;
-    copy_others(input, &staging)?;
+    copy_others(&args.input, &staging)?;
     staging.publish()?;
     Ok(n_bytes)
 }

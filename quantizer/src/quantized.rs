@@ -47,41 +47,36 @@ pub(crate) fn quantize(
     config: &ModelConfig,
     group_size: usize,
 ) -> Result<Vec<NewTensor>, QuantizeError> {
-    let mut tensors = Vec::new();
-    let mut layers = |linears: &[&Linear], scale: &Array1<f32>, statistics: Statistics| {
+    let round = |linears: &[&Linear], scale: &Array1<f32>, statistics: Statistics| {
         let rounding = Rounding::new(&statistics, scale, group_size);
         drop(statistics);
+        let mut tensors = Vec::new();
         for linear in linears {
             tensors.extend(in_four_bits(linear, &rounding, group_size)?);
         }
-        Ok::<(), QuantizeError>(())
+        Ok::<_, QuantizeError>(tensors)
     };
 
     let down = Statistics::of(&inputs.down);
     let scale = choose_scale(&[block.down.weight.view()], &down, group_size, None);
     divide_rows(&mut block.up, &scale);
-    layers(&[&block.down], &scale, down)?;
+    let mut tensors = round(&[&block.down], &scale, down)?;
 
     let mlp = Statistics::of(&inputs.mlp);
     let scale = choose_scale(&[block.gate.weight.view(), block.up.weight.view()], &mlp, group_size, None);
     block.mlp_norm.weight /= &scale;
-    layers(&[&block.gate, &block.up], &scale, mlp)?;
+    tensors.extend(round(&[&block.gate, &block.up], &scale, mlp)?);
 
     let out = Statistics::of(&inputs.out);
-    let tied = Tied {
-        n_groups: config.n_kv_heads,
-        n_sharing: config.n_heads / config.n_kv_heads,
-        head_dim: config.head_dim,
-    };
-    let scale = choose_scale(&[block.out.weight.view()], &out, group_size, Some(tied));
+    let scale = choose_scale(&[block.out.weight.view()], &out, group_size, Some(Tied::by_values(config)));
     divide_values(&mut block, config, &scale);
-    layers(&[&block.out], &scale, out)?;
+    tensors.extend(round(&[&block.out], &scale, out)?);
 
     let qkv = Statistics::of(&inputs.qkv);
     let weights: Vec<_> = block.qkv.iter().map(|linear| linear.weight.view()).collect();
     let scale = choose_scale(&weights, &qkv, group_size, None);
     block.input_norm.weight /= &scale;
-    layers(&block.qkv.iter().collect::<Vec<_>>(), &scale, qkv)?;
+    tensors.extend(round(&block.qkv.iter().collect::<Vec<_>>(), &scale, qkv)?);
     for norm in [&block.input_norm, &block.mlp_norm] {
         let values = norm.weight.to_vec();
         tensors.push(NewTensor::halves(norm.name.clone(), vec![values.len()], &values)?);

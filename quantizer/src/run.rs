@@ -64,7 +64,7 @@ fn quantize_all(args: &Args) -> Result<(usize, usize, u64), QuantizeError> {
     let n_tokens = windows.iter().map(Vec::len).sum();
     let settings = format!("{} {}", args.group_size, args.calibration_tokens);
     let fingerprint =
-        Fingerprint::new().add(settings.as_bytes()).add(text.as_bytes()).add_weights(&args.input)?;
+        Fingerprint::new().add(settings.as_bytes()).add(text.as_bytes()).add_model(&args.input)?;
     let work = Work::open(&args.out, fingerprint)?;
     let (n_blocks, n_found) = (source.config.n_layers, work.n_found(source.config.n_layers));
     info!("Quantising {n_blocks} blocks in groups of {}, measured on {n_tokens} tokens", args.group_size);
@@ -80,7 +80,7 @@ fn quantize_all(args: &Args) -> Result<(usize, usize, u64), QuantizeError> {
         }
         progress.done();
     }
-    let n_bytes = assemble::write(&args.input, &args.out, &source, &work, args.group_size)?;
+    let n_bytes = assemble::write(args, &source, &work)?;
     work.finish()?;
     Ok((n_blocks, n_tokens, n_bytes))
 }

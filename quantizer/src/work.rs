@@ -18,6 +18,8 @@ use crate::quantized::NewTensor;
 
 const RUN: &str = "run";
 const LOCK: &str = "lock";
+/// Endings of the files that a result depends on.
+const MODEL_FILES: [&str; 3] = ["json", "safetensors", "tiktoken"];
 
 /// The folder of unfinished work.
 pub(crate) struct Work {
@@ -40,12 +42,15 @@ impl Fingerprint {
         self
     }
 
-    /// Adds the weight files of `dir` by name, size and time of change: reading them would take as long as the work.
-    pub(crate) fn add_weights(mut self, dir: &Path) -> Result<Self, QuantizeError> {
+    /// Adds the model's files in `dir` (weights, configuration, vocabulary) by name, size and time of change: reading
+    /// them would take as long as the work.
+    pub(crate) fn add_model(mut self, dir: &Path) -> Result<Self, QuantizeError> {
         let mut names: Vec<PathBuf> = fs::read_dir(dir)
             .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
             .map_err(QuantizeError::io(dir))?;
-        names.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        let of_model =
+            |path: &PathBuf| MODEL_FILES.iter().any(|end| path.extension().is_some_and(|e| e == *end));
+        names.retain(of_model);
         names.sort();
         for path in names {
             let metadata = fs::metadata(&path).map_err(QuantizeError::io(&path))?;
@@ -187,5 +192,19 @@ mod tests {
             |parts: &[&str]| parts.iter().fold(Fingerprint::new(), |f, part| f.add(part.as_bytes())).finish();
         assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
         assert_eq!(of(&["a", "b"]), of(&["a", "b"]));
+    }
+
+    #[test]
+    fn another_configuration_is_another_run() {
+        let model = tempfile::tempdir().expect("temporary folder");
+        let digest = || Fingerprint::new().add_model(model.path()).expect("read").finish();
+        let write = |name: &str, text: &str| fs::write(model.path().join(name), text).expect("written");
+        write("model.safetensors", "weights");
+        write("config.json", "{}");
+        let first = digest();
+        write("README.md", "about it");
+        assert_eq!(digest(), first);
+        write("config.json", r#"{"rope_theta": 5e5}"#);
+        assert_ne!(digest(), first);
     }
 }

@@ -6,6 +6,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rayon::prelude::*;
+use text_generation_backend::config::ModelConfig;
 
 use super::levels::round_trip;
 use crate::statistics::Statistics;
@@ -27,6 +28,14 @@ pub(crate) struct Tied {
     pub n_sharing: usize,
     /// Features a head.
     pub head_dim: usize,
+}
+
+impl Tied {
+    /// What flows into attention's output projection.
+    pub(crate) fn by_values(config: &ModelConfig) -> Self {
+        let ModelConfig { n_heads, n_kv_heads, head_dim, .. } = *config;
+        Self { n_groups: n_kv_heads, n_sharing: n_heads / n_kv_heads, head_dim }
+    }
 }
 
 /// The scale `[K]` that hurts the outputs of `weights` (each `[N, K]`) least.
