@@ -21,9 +21,9 @@ pub use functions::python_json;
 
 const TEMPLATE_NAME: &str = "chat_template";
 
-/// Work and memory of one rendering: about a second, and 64 bytes of output a unit. A conversation of
-/// 2 MB in 10,000 messages takes less than a tenth of it.
-const FUEL: u64 = 10_000_000;
+/// Work and memory of one rendering: at most about a quarter of a second of one of the runtime's threads, and 64 bytes of
+/// output a unit. A conversation of 2 MB in 10,000 messages takes less than a fifth of it.
+const FUEL: u64 = 2_500_000;
 
 /// Stands for the end of the message that is continued, to find where to cut. Private-use characters:
 /// if a client sends the same, the last one is still ours.
