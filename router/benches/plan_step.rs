@@ -49,7 +49,7 @@ fn validator() -> anyhow::Result<Validator> {
     std::fs::write(dir.path().join("qwen.tiktoken"), (0..=u8::MAX).map(line).collect::<String>())?;
     let tokenizer = Arc::new(Tokenizer::from_dir(dir.path())?);
     let rules = Rules { max_best_of: 1, max_stop_sequences: 0, max_top_n_tokens: 0 };
-    Ok(Validator::new(tokenizer, LIMITS, rules, 256, 1))
+    Ok(Validator::new(tokenizer, LIMITS, rules, 256))
 }
 
 /// Requests of `n_tenants` tenants with prompts of 1 to 256 tokens, all different.

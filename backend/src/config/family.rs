@@ -56,16 +56,10 @@ pub(super) fn parse(
     let n_heads = fields.size("num_attention_heads", MAX_HEADS)?;
     let hidden = fields.size("hidden_size", MAX_HIDDEN)?;
     let head_dim = head_dim(fields, family, hidden, n_heads)?;
-    let (eps_key, kv_heads_key) = match family {
-        Family::Qwen => ("layer_norm_epsilon", None),
-        Family::Qwen2 | Family::Llama | Family::Mistral => ("rms_norm_eps", Some("num_key_value_heads")),
+    let eps_key = match family {
+        Family::Qwen => "layer_norm_epsilon",
+        Family::Qwen2 | Family::Llama | Family::Mistral => "rms_norm_eps",
     };
-    let n_kv_heads = kv_heads_key.map(|key| fields.optional_size(key, MAX_HEADS)).transpose()?.flatten();
-    let n_kv_heads = n_kv_heads.unwrap_or(n_heads);
-    if !n_heads.is_multiple_of(n_kv_heads) {
-        let detail = format!("expected a divisor of num_attention_heads ({n_heads}), got {n_kv_heads}");
-        return Err(fields.error("num_key_value_heads", detail));
-    }
     let n_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
     let positions = max_positions(fields, family)?;
     let (rope, max_positions) = match family {
@@ -79,7 +73,7 @@ pub(super) fn parse(
         hidden,
         intermediate: intermediate(fields, family)?,
         n_heads,
-        n_kv_heads,
+        n_kv_heads: n_kv_heads(fields, family, n_heads)?,
         head_dim,
         vocab: fields.size("vocab_size", MAX_VOCAB)?,
         max_positions,
@@ -99,6 +93,20 @@ fn check_activation(fields: &Fields) -> Result<(), LoadError> {
                 .unsupported("hidden_act", format_args!("{other:?} is not supported; expected \"silu\"")))
         }
     }
+}
+
+fn n_kv_heads(fields: &Fields, family: Family, n_heads: usize) -> Result<usize, LoadError> {
+    const KEY: &str = "num_key_value_heads";
+    let given = match family {
+        Family::Qwen => None,
+        Family::Qwen2 | Family::Llama | Family::Mistral => fields.optional_size(KEY, MAX_HEADS)?,
+    };
+    let n_kv_heads = given.unwrap_or(n_heads);
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        let detail = format!("expected a divisor of num_attention_heads ({n_heads}), got {n_kv_heads}");
+        return Err(fields.error(KEY, detail));
+    }
+    Ok(n_kv_heads)
 }
 
 fn head_dim(fields: &Fields, family: Family, hidden: usize, n_heads: usize) -> Result<usize, LoadError> {

@@ -11,6 +11,11 @@ use futures::{Stream, StreamExt};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::error::{ApiError, Style};
+
+/// After so long without an event a stream of this server sends a comment, as TGI's do.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+
 /// An event as /openapi.json describes it: a stream of these is what a client reads.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "a schema; events are written by axum")]
@@ -18,11 +23,6 @@ pub struct ServerSentEvent {
     /// JSON: the route's own event, or an error object; `[DONE]` at the end of OpenAI's streams.
     data: String,
 }
-
-use super::error::{ApiError, Style};
-
-/// After so long without an event a stream of this server sends a comment, as TGI's do.
-pub const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 
 /// A 200 that sends each event as it comes, and a comment after each `silence`; `headers` are the route's own.
 /// A panic on the way is this stream's last event, and nobody else's concern.

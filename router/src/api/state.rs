@@ -19,7 +19,7 @@ use super::vllm_fields::Route;
 use crate::driver::EngineHandle;
 use crate::metrics::Metrics;
 use crate::text::{ChatTemplate, Tokenizer};
-use crate::validation::Validator;
+use crate::validation::{Refusal, Validator};
 
 /// Settings of the HTTP edge, from flags.
 #[derive(Clone)]
@@ -67,6 +67,15 @@ impl Serving {
     /// Whether the prompt's log-probabilities are computed for a request that wants them.
     pub fn computes_prefill(&self) -> bool {
         self.prefill_flag || !self.compat.needs_prefill_flag()
+    }
+
+    /// How many answers a client gets that asks for `n`: from 1, the default, to the most sequences of one request.
+    pub fn n_answers(&self, n: Option<usize>) -> Result<usize, Refusal> {
+        let (n, max) = (n.unwrap_or(1), self.info.max_client_batch_size);
+        if (1..=max).contains(&n) {
+            return Ok(n);
+        }
+        Err(Refusal(format!("`n` must be > 0 and <= {max}. Given: {n}")))
     }
 }
 

@@ -80,10 +80,7 @@ impl VllmRequest {
     }
 
     fn drafts(&self, serving: &Serving) -> Result<Vec<Draft>, Refusal> {
-        let (n, max_n) = (self.n.unwrap_or(1), serving.info.max_client_batch_size);
-        if !(1..=max_n).contains(&n) {
-            return Err(Refusal(format!("`n` must be > 0 and <= {max_n}. Given: {n}")));
-        }
+        let n = serving.n_answers(self.n)?;
         refuse_any(&[("best_of", self.best_of.is_none_or(|best_of| best_of == n))])?;
         let constraint = self.constraint()?;
         let greedy = self.temperature == Some(0.0);

@@ -101,7 +101,7 @@ async fn tokens_of_several_bytes_are_allowed_where_they_fit() {
     let constraint = compile(ConstraintSpec::Regex("hello world".into())).await.expect("sound");
     let texts = |mask: &TokenMask| -> Vec<String> {
         let (ids, _) = allowed(mask, &tokenizer);
-        ids.iter().map(|&id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned()).collect()
+        ids.iter().map(|&id| tokenizer.token_text(id)).collect()
     };
     assert_eq!(texts(constraint.first_mask()), ["h", "he", "hello"]);
     let mut progress = constraint.begin();

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
 
 use crate::engine::{Engine, EngineConfig, EngineConfigError, SeqId};
 use crate::metrics::Metrics;
@@ -118,7 +119,6 @@ fn start_watching<S: ShardSource>(
     let metrics = StepMetrics::new(metrics);
     metrics.planned(limits.max_batch_total_tokens);
     let runtime = source.runtime();
-    let shared_too = shared.clone();
     let driver = Driver::new(Parts {
         engine,
         source,
@@ -130,19 +130,23 @@ fn start_watching<S: ShardSource>(
         ticks,
         canary,
         metrics,
-        shared: shared_too,
+        shared: shared.clone(),
     });
     let task = runtime.spawn(driver.run());
     let stopped = async move {
         match task.await {
             Ok(result) => result,
-            Err(error) => Err(DriverError::Panicked(match error.try_into_panic() {
-                Ok(panic) => panic_message(panic.as_ref()),
-                Err(error) => error.to_string(),
-            })),
+            Err(error) => Err(DriverError::Panicked(reason(error))),
         }
     };
     Ok((EngineHandle { events, shared }, stopped))
+}
+
+fn reason(error: JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => panic_message(panic.as_ref()),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

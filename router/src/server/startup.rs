@@ -84,27 +84,12 @@ pub async fn start(
     shard.limits = limits;
     let model = shard.info.clone();
     tracing::info!("Setting max batch total tokens to {}", limits.max_batch_total_tokens);
-    let metrics = Arc::new(Metrics::new(limits.max_input_tokens, limits.max_total_tokens));
-    if args.metrics_compat == MetricsCompat::Vllm {
-        metrics.add_vllm_aliases(&args.model_name(), model.block_size, model.n_blocks);
-    }
     let startup = startup(&model, began.elapsed());
-    for (phase, seconds) in &startup {
-        metrics.set_labelled("tgi_startup_seconds", phase, *seconds);
-    }
-    for (part, bytes) in MEMORY.iter().zip(model.memory) {
-        metrics.set_labelled("tgi_shard_memory_bytes", part, bytes as f64);
-    }
+    let metrics = Arc::new(metrics(args, limits, &model, &startup));
     let (engine, driver) = driver::start(source, shard, args.watching(), metrics.clone())?;
-    let workers = args.validation_workers;
-    let rules = args.rules();
-    let mut validator = Validator::new(tokenizer.clone(), limits, rules, model.vocab_size, workers);
-    if !args.disable_grammar_support {
-        validator = validator.with_constraints(workers);
-    }
     app.serve(Serving {
         engine: engine.clone(),
-        validator,
+        validator: validator(args, limits, &model, tokenizer.clone()),
         tokenizer,
         template,
         metrics,
@@ -144,6 +129,26 @@ async fn load_text(args: Args) -> anyhow::Result<(Arc<Tokenizer>, Option<ChatTem
     })
     .await
     .context("reading the tokenizer")?
+}
+
+fn metrics(args: &Args, limits: Limits, shard: &ShardInfo, startup: &BTreeMap<String, f64>) -> Metrics {
+    let metrics = Metrics::new(limits.max_input_tokens, limits.max_total_tokens);
+    if args.metrics_compat == MetricsCompat::Vllm {
+        metrics.add_vllm_aliases(&args.model_name(), shard.block_size, shard.n_blocks);
+    }
+    for (phase, seconds) in startup {
+        metrics.set_labelled("tgi_startup_seconds", phase, *seconds);
+    }
+    for (part, bytes) in MEMORY.iter().zip(shard.memory) {
+        metrics.set_labelled("tgi_shard_memory_bytes", part, bytes as f64);
+    }
+    metrics
+}
+
+fn validator(args: &Args, limits: Limits, shard: &ShardInfo, tokenizer: Arc<Tokenizer>) -> Validator {
+    let workers = args.validation_workers;
+    let validator = Validator::new(tokenizer, limits, args.rules(), shard.vocab_size).with_workers(workers);
+    if args.disable_grammar_support { validator } else { validator.with_constraints(workers) }
 }
 
 fn model_facts(shard: &ShardInfo) -> ModelFacts {

@@ -153,18 +153,16 @@ pub struct Validator {
 }
 
 impl Validator {
-    /// `vocab_size` is the shard's: an id at or beyond it is refused. `workers` >= 1.
-    pub fn new(
-        tokenizer: Arc<Tokenizer>,
-        limits: Limits,
-        rules: Rules,
-        vocab_size: u32,
-        workers: usize,
-    ) -> Self {
+    /// With one worker. `vocab_size` is the shard's: an id at or beyond it is refused.
+    pub fn new(tokenizer: Arc<Tokenizer>, limits: Limits, rules: Rules, vocab_size: u32) -> Self {
         let eos_ids = tokenizer.eos_ids().into();
-        let workers = Arc::new(Semaphore::new(workers.max(1)));
-        let compiler = None;
+        let (compiler, workers) = (None, Arc::new(Semaphore::new(1)));
         Self { tokenizer, eos_ids, limits, rules, vocab_size, compiler, workers }
+    }
+
+    /// At most `workers` >= 1 long texts are tokenized at once.
+    pub fn with_workers(self, workers: usize) -> Self {
+        Self { workers: Arc::new(Semaphore::new(workers.max(1))), ..self }
     }
 
     /// From now on answers may be constrained. At most `workers` >= 1 constraints are compiled at once.

@@ -206,10 +206,12 @@ impl Logprobs {
     pub fn add_prompt(&mut self, tokenizer: &Tokenizer, prefill: &Prefill, (echo, n_top): (&str, u32)) {
         let (mut rest, mut offset) = (echo.as_bytes(), 0);
         for (&id, score) in prefill.ids.iter().zip(&prefill.scores) {
-            self.tokens.push(own_text(tokenizer, id));
+            self.tokens.push(tokenizer.token_text(id));
             self.token_logprobs.push(score.map(|score| score.logprob));
             self.top_logprobs.push(score.map(|Score { best, .. }| {
-                TopLogprobs((0..n_top.min(1)).map(|_| (own_text(tokenizer, best.id), best.logprob)).collect())
+                TopLogprobs(
+                    (0..n_top.min(1)).map(|_| (tokenizer.token_text(best.id), best.logprob)).collect(),
+                )
             }));
             self.text_offset.push(offset);
             let bytes = tokenizer.token_bytes(id);
@@ -223,19 +225,14 @@ impl Logprobs {
     /// Tokens of the answer. `offset`: characters of the text before the first piece; moved past the last.
     pub fn add(&mut self, tokenizer: &Tokenizer, pieces: &[Piece], offset: &mut usize) {
         for piece in pieces {
-            self.tokens.push(own_text(tokenizer, piece.token.id));
+            self.tokens.push(tokenizer.token_text(piece.token.id));
             self.token_logprobs.push(Some(piece.token.logprob));
-            let top = piece.top.iter().map(|top| (own_text(tokenizer, top.id), top.logprob));
+            let top = piece.top.iter().map(|top| (tokenizer.token_text(top.id), top.logprob));
             self.top_logprobs.push(Some(TopLogprobs(top.collect())));
             self.text_offset.push(*offset);
             *offset += piece.text.chars().count();
         }
     }
-}
-
-/// A token decoded on its own.
-fn own_text(tokenizer: &Tokenizer, id: u32) -> String {
-    String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned()
 }
 
 /// In UTF-8, all bytes of a character but the first are 10xxxxxx.

@@ -16,7 +16,7 @@ use crate::api::pieces::TextStyle;
 use crate::api::record::{RequestCount, Times, compute_headers, compute_time};
 use crate::api::sequence::{Finished, Sequence};
 use crate::api::state::{App, Serving};
-use crate::validation::{Draft, Refusal};
+use crate::validation::Draft;
 
 /// A request of one route.
 pub trait Route: Send + Sync + 'static {
@@ -122,7 +122,7 @@ impl<R: Route> Job<R> {
     }
 
     fn drafts(&self) -> Result<Drafts, ApiError> {
-        let n = check_n(&self.serving, self.request.n())?;
+        let n = self.serving.n_answers(self.request.n())?;
         Ok(Drafts { n, of_prompts: self.request.drafts(&self.serving, n)? })
     }
 
@@ -141,15 +141,6 @@ impl<R: Route> Job<R> {
         headers.extend(times.headers(prompt_tokens));
         headers
     }
-}
-
-/// `n` between 1 and the most sequences that one request may hold.
-fn check_n(serving: &Serving, n: Option<usize>) -> Result<usize, Refusal> {
-    let (n, max) = (n.unwrap_or(1), serving.info.max_client_batch_size);
-    if (1..=max).contains(&n) {
-        return Ok(n);
-    }
-    Err(Refusal(format!("`n` must be > 0 and <= {max}. Given: {n}")))
 }
 
 /// `n` answers to each prompt: copies of its draft, with seeds that differ.

@@ -86,7 +86,7 @@ async fn logprobs() {
     let server = server();
     let body = |stream| format!(r#"{{"prompt":"ab","logprobs":2,"stream":{stream}}}"#);
     let whole = server.post(PATH, &body(false)).await.json()["choices"][0]["logprobs"].clone();
-    let text = |id| String::from_utf8_lossy(crate::text::testing::tiktoken().token_bytes(id)).into_owned();
+    let text = |id| crate::text::testing::tiktoken().token_text(id);
     let expected = json!({
         "tokens": ["a", "b", text(end())],
         "token_logprobs": [-0.5, -0.5, -0.5],
@@ -111,7 +111,7 @@ async fn logprobs_of_the_prompt() {
             .to_string()
     };
     let ids = crate::text::testing::tiktoken().encode("é2ab", true).unwrap().ids;
-    let text = |id| String::from_utf8_lossy(crate::text::testing::tiktoken().token_bytes(id)).into_owned();
+    let text = |id| crate::text::testing::tiktoken().token_text(id);
     let n = ids.len();
     for n_top in [0, 1] {
         let whole = server.post(PATH, &body(n_top, false)).await.json()["choices"][0].clone();

@@ -127,7 +127,7 @@ async fn a_shard_that_breaks_the_constraint_fails_that_request() {
 async fn constraints_can_be_switched_off() {
     let off = serve(settings(), |serving| {
         let rules = *serving.validator.rules();
-        serving.validator = Validator::new(serving.tokenizer.clone(), LIMITS, rules, 600, 2);
+        serving.validator = Validator::new(serving.tokenizer.clone(), LIMITS, rules, 600);
     });
     let refused = "Input validation error: grammar is not supported".to_string();
     let body = tgi("x", json!({"grammar": {"type": "regex", "value": "a"}}));

@@ -227,7 +227,7 @@ pub fn serve_within(limits: Limits, settings: EdgeSettings, edit: impl FnOnce(&m
     });
     let mut serving = Serving {
         engine,
-        validator: Validator::new(tokenizer.clone(), limits, rules, INFO().vocab_size, 2).with_constraints(2),
+        validator: Validator::new(tokenizer.clone(), limits, rules, INFO().vocab_size).with_constraints(2),
         tokenizer,
         template,
         metrics: metrics.clone(),

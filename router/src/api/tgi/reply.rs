@@ -94,7 +94,7 @@ impl Details {
 fn prefill_tokens(tokenizer: &Tokenizer, prefill: &Prefill) -> Vec<PrefillToken> {
     let one = |(&id, score): (&u32, &Option<Score>)| PrefillToken {
         id,
-        text: own_text(tokenizer, id),
+        text: tokenizer.token_text(id),
         logprob: score.map(|score| score.logprob),
     };
     prefill.ids.iter().zip(&prefill.scores).map(one).collect()
@@ -109,11 +109,6 @@ fn top_tokens(tokenizer: &Tokenizer, done: &Finished) -> Vec<Vec<Token>> {
     let any = done.pieces.iter().any(|piece| !piece.top.is_empty());
     let pieces = done.pieces.iter().filter(|_| any);
     pieces.map(|piece| Token::top(tokenizer, &piece.top)).collect()
-}
-
-/// A token decoded on its own.
-fn own_text(tokenizer: &Tokenizer, id: u32) -> String {
-    String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned()
 }
 
 /// A generated token, or a candidate for one.
@@ -138,7 +133,7 @@ impl Token {
     pub fn top(tokenizer: &Tokenizer, top: &[TokenLogprob]) -> Vec<Self> {
         let one = |&TokenLogprob { id, logprob }: &TokenLogprob| Self {
             id,
-            text: own_text(tokenizer, id),
+            text: tokenizer.token_text(id),
             logprob,
             special: tokenizer.is_special(id),
         };

@@ -148,6 +148,11 @@ impl Tokenizer {
         self.table.bytes(id)
     }
 
+    /// A token decoded on its own; bytes that are no UTF-8 become U+FFFD.
+    pub fn token_text(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.token_bytes(id)).into_owned()
+    }
+
     /// Whether a token is one of the vocabulary's special tokens; false for ids without a token.
     pub fn is_special(&self, id: u32) -> bool {
         self.table.is_special(id)
