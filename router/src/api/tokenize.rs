@@ -73,7 +73,7 @@ struct VllmWishes {
 
 impl VllmTokens {
     fn new(serving: &Serving, tokens: Vec<u32>, wishes: &VllmWishes) -> Self {
-        let text = |id: &u32| String::from_utf8_lossy(serving.tokenizer.token_bytes(*id)).into_owned();
+        let text = |id: &u32| serving.tokenizer.token_text(*id);
         Self {
             count: tokens.len(),
             max_model_len: serving.info.max_total_tokens,
