@@ -61,7 +61,10 @@ def object_of(rng, one):
     names = rng.sample(WORDS, rng.randrange(1, 4))
     required = [name for name in names if rng.random() < 0.7]
     properties = {name: one() for name in names}
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    # As people write them: often without a type, or without a word about other properties.
+    kind = {"type": "object"} if rng.random() < 0.7 else {}
+    others = {"additionalProperties": False} if rng.random() < 0.5 else {}
+    return {**kind, "properties": properties, "required": required, **others}
 
 
 def root_schema(seed):

@@ -162,6 +162,7 @@ ROWS += [
         ("regex", {"type": "regex", "value": "abc"}, "abc"),
         ("json", {"type": "json", "value": SCHEMA}, re.compile(r"\{\s*\"a\"\s*:\s*1\s*\}")),
         ("json in a string", {"type": "json", "value": json.dumps(SCHEMA)}, re.compile(r"\{\s*\"a\"\s*:\s*1\s*\}")),
+        ("json as TGI's documentation writes it", {"type": "json", "value": {"properties": {"a": {"const": 1}}, "required": ["a"]}}, re.compile(r"\{\s*\"a\"\s*:\s*1\s*\}")),
         ("json_object", {"type": "json_object", "value": {"const": "x"}}, '"x"'),
         ("json_schema", {"type": "json_schema", "value": {"name": "n", "schema": {"const": [1]}, "strict": True}}, "[1]"),
     ]

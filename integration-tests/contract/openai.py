@@ -96,6 +96,10 @@ ROWS = [
     chat("1.15 response_format text", response_format={"type": "text"}, json=content(TEXT)),
     chat("1.15 response_format as huggingface_hub sends it", response_format={"type": "json_object", "value": {"const": 7}}, json=content("7")),
     chat("10.7 response_format json_schema", response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": 7}}}, json=content("7")),
+    chat("1.6 an object has the properties that its schema lists", response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {
+         "properties": {"a": {"const": 1}}, "required": ["a"]}}}, json=content(re.compile(r"\{\s*\"a\"\s*:\s*1\s*\}"))),
+    chat("1.15 a function without parameters is called with none", tools=[{"type": "function", "function": {"name": "now"}}], tool_choice="required",
+         parallel_tool_calls=False, json={"choices": [{"message": {"tool_calls": [{"function": {"name": "now", "arguments": "{}"}}]}}]}),
     chat("10.7 logit_bias as a map", logit_bias={"487": -100}, max_tokens=1, json=content(re.compile("(?s)(?!The).*"))),
     chat("1.15 logit_bias as a list changes nothing", logit_bias=[0.5], max_tokens=1, json=content("The")),
     chat("1.15 user and logit_bias null", user="u", logit_bias=None, max_tokens=1),

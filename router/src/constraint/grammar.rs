@@ -5,7 +5,7 @@ use llguidance::regex_to_lark;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{ConstraintSpec, ebnf};
+use super::{ConstraintSpec, ebnf, json_schema};
 
 /// Longest specification, in bytes of its text.
 pub const MAX_BYTES: usize = 256 << 10;
@@ -61,6 +61,7 @@ fn schema(mut schema: Value) -> Result<TopLevelGrammar, String> {
     if schema == Value::Bool(true) {
         schema = json!({});
     }
+    json_schema::close(&mut schema);
     let Some(object) = schema.as_object_mut() else {
         return Err("a JSON schema is an object".into());
     };

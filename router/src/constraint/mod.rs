@@ -7,6 +7,7 @@
 mod compiler;
 mod ebnf;
 mod grammar;
+mod json_schema;
 mod mask;
 mod progress;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod vocabulary;
 use serde_json::Value;
 
 pub use compiler::Compiler;
+pub use json_schema::close;
 pub use mask::TokenMask;
 pub use progress::{Constraint, Progress};
 
@@ -26,7 +28,7 @@ pub use progress::{Constraint, Progress};
 pub enum ConstraintSpec {
     /// Any JSON object.
     JsonObject,
-    /// JSON that is valid under this schema.
+    /// JSON that is valid under this schema; its objects are closed (see [`close`]).
     JsonSchema(Value),
     /// Text that matches the regular expression from its first to its last character.
     Regex(String),

@@ -85,6 +85,11 @@ async fn texts_are_allowed_as_far_as_the_constraint_goes() {
         (schema(person.clone()), r#"{"age":  42}"#, Err(8)),
         (schema(person.clone()), r#"{"age":"x"}"#, Err(7)),
         (schema(person), r#"{"name""#, Err(2)),
+        // As TGI's documentation writes schemas: without a type, and without a word about other properties.
+        (schema(json!({"properties": {"a": {"type": "integer"}}, "required": ["a"]})), "{\"a\": 1}", Ok(())),
+        (schema(json!({"properties": {"a": {"type": "integer"}}, "required": ["a"]})), "\"x\"", Err(0)),
+        (schema(json!({"properties": {"a": {"type": "integer"}}, "required": ["a"]})), "{\"a\": 1, ", Err(7)),
+        (schema(json!({"properties": {}, "additionalProperties": true})), "{\"b\": 1}", Ok(())),
         (schema(json!({})), "[null]", Ok(())),
         (schema(json!(true)), "1.5", Ok(())),
     ] {

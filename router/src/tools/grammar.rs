@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::{Function, Toolbox};
+use crate::constraint;
 use crate::text::ToolStyle;
 
 /// Most calls in one answer that must have one: a weak model would go on for ever.
@@ -50,6 +51,7 @@ fn around_arguments(style: ToolStyle, name: &str) -> (Value, &'static str) {
 /// The function's parameters, in JSON with the spaces that models are shown.
 fn schema(function: &Function) -> Value {
     let mut schema = function.schema();
+    constraint::close(&mut schema);
     let spaces = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
     schema["x-guidance"] = spaces;
     schema

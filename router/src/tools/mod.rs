@@ -27,7 +27,7 @@ use react::React;
 pub struct Function {
     pub name: String,
     pub description: Option<String>,
-    /// JSON schema of the arguments; `None` = any object.
+    /// JSON schema of the arguments; `None`: it takes none.
     pub parameters: Option<Value>,
 }
 
@@ -44,8 +44,8 @@ impl Function {
 
     /// JSON schema of its arguments, always an object's.
     fn schema(&self) -> Value {
-        let any = || json!({"type": "object", "properties": {}});
-        let mut schema = self.parameters.clone().filter(Value::is_object).unwrap_or_else(any);
+        let none = || json!({"type": "object", "properties": {}});
+        let mut schema = self.parameters.clone().filter(Value::is_object).unwrap_or_else(none);
         if schema.get("type").is_none() {
             schema["type"] = json!("object");
         }
