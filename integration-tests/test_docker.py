@@ -33,20 +33,27 @@ def of(instructions, keyword, stage=None):
     return [rest for at, word, rest in instructions if word == keyword and stage in (None, at)]
 
 
+def sent_as(path):
+    """How .dockerignore names a file: by its top folder, but for the few of docker/."""
+    return path if path.startswith("docker/") else path.split("/")[0]
+
+
 def test_what_is_copied_is_there_and_reaches_the_builder(instructions):
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = set()
-    for rest in of(instructions, "COPY", stage=0):
+    for rest in of(instructions, "COPY"):
         *sources, target = shlex.split(rest)
+        if sources[0].startswith("--from="):
+            continue
         for source in sources:
             assert (ROOT / source).exists(), source
-            assert source.split("/")[0] in sent, f"{source}: .dockerignore keeps it back"
-            assert target in (source, "./"), rest
+            assert sent_as(source) in sent, f"{source}: .dockerignore keeps it back"
+            assert target in (source, "./") or source.startswith("docker/"), rest
             copied.add(source)
     assert {*MEMBERS, "csrc", "Cargo.toml", "Cargo.lock"} <= copied
-    assert sent == {source.split("/")[0] for source in copied}, "the builder is sent what it does not use"
+    assert sent == set(map(sent_as, copied)), "the builder is sent what it does not use"
     tracked = subprocess.run(["git", "ls-files", *sent], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {path.split("/")[0] for path in tracked.splitlines()} == sent, "only a clean checkout's files are copied"
+    assert set(map(sent_as, tracked.splitlines())) == sent, "only a clean checkout's files are copied"
 
 
 def test_every_program_is_built_and_shipped(instructions):
@@ -70,14 +77,41 @@ def test_the_build_is_the_pinned_one(instructions):
     version = image.removeprefix("rust:").split("-")[0]
     assert tuple(map(int, version.split("."))) >= tuple(map(int, rust.split(".")))
     # The programs must start with the second stage's C library: both are the same Debian.
-    assert image.split("-")[-1] == of(instructions, "FROM")[1].removeprefix("debian:").removesuffix("-slim")
+    assert image.split("-")[-1] == of(instructions, "FROM")[1].split()[0].removeprefix("debian:").removesuffix("-slim")
 
 
 def test_it_starts_as_tgis_image_does(instructions):
-    assert json.loads(of(instructions, "ENTRYPOINT")[0]) == ["text-generation-launcher"]
+    last = of(instructions, "FROM")[3]
+    assert last == "base", "what is built without --target"
+    assert json.loads(of(instructions, "ENTRYPOINT", stage=3)[0]) == ["text-generation-launcher"]
     assert json.loads(of(instructions, "CMD")[0]) == ["--json-output"]
     env = dict(pair.split("=", 1) for pair in shlex.split(of(instructions, "ENV", stage=1)[0]))
-    assert (env["PORT"], env["HUGGINGFACE_HUB_CACHE"], of(instructions, "EXPOSE")) == ("80", "/data", ["80"])
+    assert (env["PORT"], env["HUGGINGFACE_HUB_CACHE"], of(instructions, "EXPOSE", stage=3)) == ("80", "/data", ["80"])
+
+
+def test_it_starts_as_sagemaker_expects(instructions, tmp_path):
+    """The entry point with SageMaker's argument and variables, before the real launcher."""
+    assert of(instructions, "FROM")[2] == "base AS sagemaker"
+    (copy,) = of(instructions, "COPY", stage=2)
+    script, folder = copy.split()
+    assert json.loads(of(instructions, "ENTRYPOINT", stage=2)[0]) == [script.split("/")[-1]] and folder == "/usr/local/bin/"
+    assert (ROOT / script).stat().st_mode & 0o111, "it must be executable"
+
+    def start(**variables):
+        env = clean_env({"HF_HUB_OFFLINE": "1", "HUGGINGFACE_HUB_CACHE": str(tmp_path), **variables})
+        env["PATH"] = f"{BIN}:{env['PATH']}"
+        return subprocess.run([ROOT / script, "serve"], env=env, capture_output=True, text=True, timeout=60)
+
+    done = start(HF_MODEL_ID="")
+    assert done.returncode == 1 and "HF_MODEL_ID must be set" in done.stderr
+    done = start(
+        HF_MODEL_ID="nobody/nothing", HF_MODEL_REVISION="r1", SM_NUM_GPUS="1", HF_MODEL_QUANTIZE="awq",
+        HF_MODEL_TRUST_REMOTE_CODE="true", MAX_TOTAL_TOKENS="100",
+    )  # fmt: skip
+    assert done.returncode == 1 and "nobody/nothing" in done.stderr
+    arguments = done.stdout
+    for said in ('Some("nobody/nothing")', 'revision: Some("r1")', "num_shard: Some(1)", "port: 8080,", "Awq", "trust_remote_code: true", "max_total_tokens: Some(100)"):
+        assert said in arguments, f"{said} in {arguments}"
 
 
 def test_the_launcher_reads_what_the_image_sets(tmp_path):
