@@ -25,20 +25,25 @@ pub struct ServerSentEvent {
 }
 
 /// A 200 that sends each event as it comes, and a comment after each `silence`; `headers` are the route's own.
-/// A panic on the way is this stream's last event, and nobody else's concern.
 pub fn response(
     mut headers: HeaderMap,
     silence: Duration,
     style: Style,
     events: impl Stream<Item = Event> + Send + 'static,
 ) -> Response {
-    let events = AssertUnwindSafe(events).catch_unwind();
-    let events =
-        events.map(move |event| event.unwrap_or_else(|_panic| json(&ApiError::Internal.body(style))));
+    let events = until_panic(events, move || json(&ApiError::Internal.body(style)));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     let keep_alive = KeepAlive::new().interval(silence);
     let stream = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(keep_alive);
     (headers, stream).into_response()
+}
+
+/// A panic on the way is this stream's last item, and nobody else's concern.
+pub fn until_panic<T>(
+    items: impl Stream<Item = T> + Send + 'static,
+    last: impl Fn() -> T + Send + 'static,
+) -> impl Stream<Item = T> + Send + 'static {
+    AssertUnwindSafe(items).catch_unwind().map(move |item| item.unwrap_or_else(|_panic| last()))
 }
 
 /// An event whose data is one line of JSON.

@@ -24,6 +24,7 @@ use super::named::named;
 use super::random;
 use super::record::RequestCount;
 use super::sequence::Sequence;
+use super::sse;
 use super::state::Serving;
 use super::tgi::GenerateReply;
 use super::vllm_fields::{Route, VllmFields, refuse_any, seed};
@@ -118,6 +119,7 @@ pub async fn generate(serving: Arc<Serving>, request: VllmRequest) -> Result<Res
         }
         Ok(Answer::Stream(sequences)) => {
             let lines = lines(sequences, request.prompt, count);
+            let lines = sse::until_panic(lines, || line(&ApiError::Internal.body(Style::Tgi)));
             let body = Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>));
             let content_type = HeaderValue::from_static("application/x-ndjson");
             Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
