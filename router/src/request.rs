@@ -63,7 +63,7 @@ pub struct Tenant(pub [u8; 32]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     pub tenant: Tenant,
-    /// The request ends with an error at this time, queued or running; `None` = never.
+    /// The request ends with an error at this time, wherever it is then; `None` = never.
     pub deadline: Option<Instant>,
 }
 
@@ -170,7 +170,7 @@ pub enum GenerationError {
     /// The shard died twice at the same place of this request, the last time with nothing beside it.
     #[error("this request ended the model's process repeatedly and is not tried again")]
     Quarantined,
-    /// The caller's deadline passed, in the queue or while running.
+    /// The caller's deadline passed: before the queue, in it, or while running.
     #[error("the time given by x-request-timeout-ms has passed")]
     DeadlinePassed,
     /// The server is stopping.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, stream};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::caller;
 use super::error::ApiError;
@@ -17,7 +17,7 @@ use super::places::Place;
 use super::record::{SequenceRecord, Times};
 use super::state::Serving;
 use crate::driver::Generation;
-use crate::request::{Caller, GenerationEvent, Score, TokenLogprob};
+use crate::request::{Caller, GenerationError, GenerationEvent, Score, TokenLogprob};
 use crate::validation::{Accepted, Draft};
 
 /// One token and what the client sees of it.
@@ -91,7 +91,7 @@ impl Serving {
         let caller = caller::current();
         for draft in drafts {
             let place = self.place(&caller)?;
-            accepted.push((place, self.validator.validate(Draft { caller, ..draft }).await?));
+            accepted.push((place, self.validate(Draft { caller, ..draft }).await?));
         }
         accepted.into_iter().map(|(place, one)| self.submit(place, one, style, arrived)).collect()
     }
@@ -106,12 +106,21 @@ impl Serving {
     ) -> Result<Vec<Sequence>, ApiError> {
         let caller = caller::current();
         let place = self.place(&caller)?;
-        let accepted = self.validator.validate(Draft { caller, ..draft }).await?;
+        let accepted = self.validate(Draft { caller, ..draft }).await?;
         let open = |(index, &seed): (usize, &u64)| {
             let one = accepted.copy(seed, accepted.request.prompt_logprobs && index == 0);
             self.submit(place.clone(), one, TextStyle::Tgi, arrived)
         };
         seeds.iter().enumerate().map(open).collect()
+    }
+
+    /// Until the caller's deadline: other requests' texts and constraints may keep one's own waiting.
+    async fn validate(&self, draft: Draft) -> Result<Accepted, ApiError> {
+        let deadline = draft.caller.deadline;
+        let accepted = self.validator.validate(draft);
+        let Some(deadline) = deadline else { return Ok(accepted.await?) };
+        let in_time = timeout_at(deadline.into(), accepted).await;
+        Ok(in_time.map_err(|_| GenerationError::DeadlinePassed)??)
     }
 
     fn place(&self, caller: &Caller) -> Result<Arc<Place>, ApiError> {

@@ -71,3 +71,20 @@ async fn a_deadline_ends_a_request_with_an_error() {
     assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(send(&server, "/generate", r#"{"inputs":"2+2="}"#, "60000").await.status, StatusCode::OK);
 }
+
+#[test]
+fn a_deadline_also_ends_the_wait_for_validation() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    runtime.spawn_blocking(move || held.recv()); // the one thread that could tokenize
+    runtime.block_on(async {
+        let server = server();
+        let mut request = post("/generate", &format!(r#"{{"inputs":"{}"}}"#, "x".repeat(5000)));
+        request.headers_mut().insert("x-request-timeout-ms", "20".parse().unwrap());
+        let text = "Request failed during generation: the time given by x-request-timeout-ms has passed";
+        let reply = tokio::time::timeout(Duration::from_secs(20), server.request(request)).await.unwrap();
+        check(&reply, "/generate", 504, "timeout", text);
+    });
+    drop(release);
+}
