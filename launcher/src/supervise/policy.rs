@@ -12,9 +12,9 @@ use std::time::Duration;
 const SHARD_GRACE: Duration = Duration::from_secs(10);
 /// After its grace the router ends what still runs, with a last event for each client, and itself; this
 /// much later it is made to.
-const ROUTER_MARGIN: Duration = Duration::from_secs(3);
+const ROUTER_MARGIN: Duration = Duration::from_secs(5);
 /// How long a router that is told that no shard will come gets to tell its clients and end by itself.
-const SHARD_LOST_NOTICE: Duration = Duration::from_secs(3);
+const SHARD_LOST_NOTICE: Duration = Duration::from_secs(5);
 /// How long it gets when it is then asked to end: its requests cannot finish any more.
 const GRACE_WITHOUT_SHARD: Duration = Duration::from_secs(5);
 /// Pause before the second restart in a row; it doubles with each further one.

@@ -22,9 +22,9 @@ fn check(name: &str, mut policy: Policy, history: History, outcome: Outcome) {
     assert_eq!(policy.finished(), Some(outcome), "{name}");
 }
 
-const DRAIN: &[Action] = &[Terminate(Router), Arm(Duration::from_secs(93))];
+const DRAIN: &[Action] = &[Terminate(Router), Arm(Duration::from_secs(95))];
 const THEN_SHARD: &[Action] = &[Terminate(Shard), Arm(SHARD_GRACE)];
-const HURRY: &[Action] = &[Terminate(Router), Arm(Duration::from_secs(8))];
+const HURRY: &[Action] = &[Terminate(Router), Arm(Duration::from_secs(10))];
 const KILL: &[Action] = &[Kill(Shard), Arm(KILL_PATIENCE)];
 const TELL: &[Action] = &[GiveUp, Arm(SHARD_LOST_NOTICE)];
 

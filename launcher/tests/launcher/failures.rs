@@ -107,11 +107,9 @@ fn a_program_that_cannot_be_run_is_named() {
 
 #[test]
 fn a_grandchild_that_keeps_the_output_open_does_not_keep_the_launcher() {
-    let router = "sleep 60 & echo $! >\"$FAKE_DIR/grandchild.pid\"; log Connected; wait";
+    let router = "sleep 1000 & echo $! >\"$FAKE_DIR/grandchild.pid\"; log Connected; wait";
     let mut launched = Setup::new(&[]).with_model().router(router).start();
     launched.until("Shard ready in").until("Connected").signal(Signal::TERM);
-    let started = std::time::Instant::now();
     launched.until("webserver was killed by signal 15");
-    assert!(started.elapsed().as_secs() < 15);
     launched.end_process("grandchild");
 }

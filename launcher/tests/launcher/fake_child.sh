@@ -14,7 +14,7 @@ env >"$FAKE_DIR/$role.env"
 echo "$QUERN_PARENT_PID" >"$FAKE_DIR/$role.parent"
 echo $$ >"$FAKE_DIR/$role.pid"
 echo $$ >>"$FAKE_DIR/$role.pids"
-serve() { exec sleep 100; }
+serve() { exec sleep 1000; }
 deaf() { trap '' TERM; serve; }
 ready() { : >"$socket"; }
 until_line() { until [ "$(grep -c "$1" "$FAKE_DIR/output")" -ge "${2:-1}" ]; do sleep 0.01; done; }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Far longer than anything here takes; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A router that ends by itself when it is told that no shard will come any more, after telling so.
 pub const NOTICING_ROUTER: &str =
@@ -150,6 +150,21 @@ impl Launched {
         self
     }
 
+    /// Sends signals of which the launcher sees none before all are there.
+    pub fn together(&mut self, signals: &[Signal]) -> &mut Self {
+        self.signal(Signal::STOP);
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        let end = Instant::now() + PATIENCE;
+        while state(pid) != Some('T') {
+            assert!(Instant::now() < end, "it does not stop");
+            pause();
+        }
+        for signal in signals {
+            self.signal(*signal);
+        }
+        self.signal(Signal::CONT)
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -159,10 +174,11 @@ impl Launched {
         note(self.folder.path(), &format!("{role}.pid")).parse().expect("a pid")
     }
 
-    /// Ends a process of a fake child's own.
+    /// Ends a process of a fake child's own, which must still run.
     pub fn end_process(&self, role: &str) {
-        let pid = Pid::from_raw(self.child_pid(role)).expect("a pid");
-        kill_process(pid, Signal::KILL).expect("it runs");
+        let pid = self.child_pid(role);
+        assert!(is_running(pid), "{role} has ended by itself");
+        kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("it runs");
     }
 
     /// Waits for the launcher's end and the end of its output.
@@ -273,7 +289,11 @@ fn pause() {
 }
 
 fn is_running(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // "pid (name) state ...": a zombie has ended.
-    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
+    state(pid).is_some_and(|state| state != 'Z') // a zombie has ended
+}
+
+/// The kernel's letter for what a process does.
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next() // "pid (name) state ..."
 }

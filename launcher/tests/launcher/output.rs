@@ -12,7 +12,7 @@ fn serve_and_stop(setup: Setup) -> Ended {
 
 #[test]
 fn lines_that_scripts_look_for() {
-    let ended = serve_and_stop(Setup::new(&[]).with_model().shard("log loading; sleep 0.1; ready; serve"));
+    let ended = serve_and_stop(Setup::new(&[]).with_model().shard("log loading; ready; serve"));
     let start = ended.position("Starting check and download process for");
     assert!(start < ended.position("Successfully downloaded weights for"));
     assert!(ended.position("Starting shard") < ended.position("Shard ready in"));

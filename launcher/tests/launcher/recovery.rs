@@ -71,7 +71,9 @@ fn a_shard_that_the_router_cannot_use_is_killed_and_replaced() {
 #[test]
 fn a_signal_while_no_shard_runs_ends_the_router_and_starts_nothing_more() {
     let shard = "ready; until_noticed; exit 1";
-    let mut launched = Setup::new(&[]).with_model().shard(shard).router(SERVING_ROUTER).start();
+    // However late the signal comes, the launcher has not given up.
+    let setup = Setup::new(&["--max-shard-restarts", "1000"]).with_model();
+    let mut launched = setup.shard(shard).router(SERVING_ROUTER).start();
     launched.until("Shard 0 crashed").signal(Signal::TERM);
     let ended = launched.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.output());

@@ -70,8 +70,7 @@ fn a_second_signal_ends_everything_at_once() {
 #[test]
 fn an_echo_of_the_signal_changes_nothing() {
     let mut launched = Setup::new(&[]).with_model().router(DRAINING_ROUTER).start();
-    launched.until("Shard ready in").until("Connected").signal(Signal::TERM);
-    launched.signal(Signal::TERM);
+    launched.until("Shard ready in").until("Connected").together(&[Signal::TERM, Signal::INT, Signal::HUP]);
     let ended = launched.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.output());
     ended.position("drained");

