@@ -35,7 +35,7 @@ use progress::Display;
 use retry::{ATTEMPTS, retrying};
 pub use settings::{HubSettings, SECRET_VARIABLES};
 use stop::Stop;
-use transfer::Wanted;
+use transfer::{Wanted, Way};
 
 use super::ModelFacts;
 use super::folder::{INDEX, Weights, read_folder, read_json};
@@ -225,7 +225,7 @@ impl Repository<'_> {
     fn fetch_description(&self, client: &Client<'_>, listing: &Listing) -> Result<PathBuf, HubError> {
         let files = self.missing(client, listing, choose::description(listing)?)?;
         if !files.is_empty() {
-            transfer::fetch_all(client, self.cache, &listing.commit, &files, Display::Quiet)?;
+            transfer::fetch_all(&self.way(client, listing), &files, Display::Quiet)?;
         }
         let noted = self.cache.set_revision(self.revision, &listing.commit);
         // A cache that was filled elsewhere may be read-only.
@@ -243,7 +243,11 @@ impl Repository<'_> {
         info!("Downloading {} weight files of {} at {}", files.len(), self.model.id, listing.commit.as_str());
         let display =
             if self.model.on_terminal && self.settings.bars { Display::Bars } else { Display::Lines };
-        transfer::fetch_all(client, self.cache, &listing.commit, &files, display)
+        transfer::fetch_all(&self.way(client, listing), &files, display)
+    }
+
+    fn way<'b>(&'b self, client: &'b Client<'b>, listing: &'b Listing) -> Way<'b> {
+        Way { client, cache: self.cache, commit: &listing.commit }
     }
 
     /// Those of `files` that the snapshot lacks, with what they must contain.

@@ -26,14 +26,17 @@ const SPARE: u64 = 64 << 20;
 /// A file to be had: its name in the snapshot and what it must contain.
 pub(super) type Wanted = (String, Content);
 
-/// Brings all `files` into the snapshot of `commit`.
-pub(super) fn fetch_all(
-    client: &Client<'_>,
-    cache: &CachedRepository,
-    commit: &Commit,
-    files: &[Wanted],
-    display: Display,
-) -> Result<(), HubError> {
+/// From where to where.
+pub(super) struct Way<'a> {
+    pub client: &'a Client<'a>,
+    pub cache: &'a CachedRepository,
+    /// Whose snapshot the files go to.
+    pub commit: &'a Commit,
+}
+
+/// Brings all `files` into the snapshot.
+pub(super) fn fetch_all(way: &Way<'_>, files: &[Wanted], display: Display) -> Result<(), HubError> {
+    let Way { client, cache, commit } = *way;
     let snapshot = cache.snapshot(commit);
     cache.make_folders(commit).map_err(HubError::disk(&snapshot))?;
     let (missing, found) = missing(cache, files);
