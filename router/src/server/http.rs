@@ -194,6 +194,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_that_is_no_longer_used_ends() {
+        // The shortest may be over before a busy machine has sent the request.
+        for factor in [1, 10, 100] {
+            let idle = factor * SHORT;
+            let (_http, mut client, _) = start(Patience { idle, head: LONG, stall: LONG }).await;
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut text = String::new();
+            let end = client.read_to_string(&mut text).await;
+            if text.ends_with("here") {
+                return assert_eq!(end.unwrap(), text.len());
+            }
+        }
+        panic!("no answer");
+    }
+
+    #[tokio::test]
     async fn a_body_and_an_answer_may_take_longer_than_a_head() {
         let (_http, mut client, gate) = start(Patience { idle: LONG, head: SHORT, stall: SHORT }).await;
         let (head, body) = SLOW.split_at(SLOW.len() - 4);
