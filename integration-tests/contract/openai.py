@@ -132,7 +132,10 @@ ROWS = [
           status=200, json=None, text=chunks(lambda d: len(d) == 1 and d[0]["error"]["http_status_code"] == 422)),
     chat("10.18 OpenAI's error object", max_tokens=5000, status=422, json={"error_type": "validation", "error": {
          "message": lambda m: m.startswith("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: "),
-         "type": "invalid_request_error", "param": None, "code": None, "http_status_code": 422}}),
+         "type": "invalid_request_error", "param": None, "code": "context_length_exceeded", "http_status_code": 422}}),
+    chat("10.18 only a request that is too long is called so", max_tokens=0, status=422, json={"error": {"code": None}}),
+    complete("10.18 a prompt that is too long", "word " * 3800, max_tokens=1, status=422, json={"error": {"code": "context_length_exceeded",
+             "message": lambda m: m.startswith("Input validation error: `inputs` must have less than 3696 tokens. Given: ")}}),
     chat("1.15 a message without content", [{"role": "user"}], status=422, json={"error": {"message": lambda m: "`messages[0]`" in m}}),
     chat("1.15 images are refused", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], status=422),
     chat("1.15 top_logprobs above the limit", top_logprobs=6, logprobs=True, status=422,

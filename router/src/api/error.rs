@@ -172,6 +172,7 @@ impl ApiError {
         match self {
             Self::Unauthorized => Some("invalid_api_key"),
             Self::NoModel { .. } => Some("model_not_found"),
+            Self::Validation(refusal) if refusal.is_about_length() => Some("context_length_exceeded"),
             _ => None,
         }
     }

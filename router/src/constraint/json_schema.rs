@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 /// Makes a schema that lists properties one of objects, and leaves other properties out of them, unless it says
 /// something about those itself. A schema that puts objects together from parts (`allOf`, `oneOf`, or
-/// `properties` beside another schema) stays as it is: each part would exclude the others' properties.
+/// `properties` or `required` beside another schema) stays as it is: each part would exclude the others' properties.
 pub fn close(schema: &mut Value) {
     let mut is_composed = false;
     walk(schema, &mut |object| is_composed |= composes(object));
@@ -35,12 +35,22 @@ fn walk(schema: &mut Value, visit: &mut impl FnMut(&mut Map<String, Value>)) {
     }
 }
 
+/// Whether an object's properties are spoken of in several places.
 fn composes(object: &Map<String, Value>) -> bool {
-    const BESIDE: [&str; 8] =
+    const HERE: [&str; 6] = [
+        "properties",
+        "required",
+        "patternProperties",
+        "additionalProperties",
+        "minProperties",
+        "propertyNames",
+    ];
+    const ELSEWHERE: [&str; 8] =
         ["allOf", "anyOf", "$ref", "$dynamicRef", "dependentSchemas", "if", "not", "unevaluatedProperties"];
+    let has_any = |keys: &[&str]| keys.iter().any(|key| object.contains_key(*key));
     object.contains_key("oneOf")
         || object.get("allOf").and_then(Value::as_array).is_some_and(|parts| parts.len() > 1)
-        || object.contains_key("properties") && BESIDE.iter().any(|key| object.contains_key(*key))
+        || has_any(&HERE) && has_any(&ELSEWHERE)
 }
 
 fn close_object(object: &mut Map<String, Value>) {
@@ -87,6 +97,7 @@ mod tests {
             // Parts of a whole, and what no answer follows.
             (json!({"allOf": [null, {"properties": {"b": {}}}]}), false),
             (json!({"oneOf": [null, {"type": "null"}]}), false),
+            (json!({"required": ["b"], "anyOf": [null, {}]}), false),
             (json!({"not": null}), false),
             (json!({"const": null}), false),
             (json!({"default": null}), false),

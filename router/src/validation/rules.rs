@@ -138,6 +138,17 @@ fn check_bias(biases: &[(u32, f32)]) -> Result<(), Refusal> {
     }
 }
 
+/// How the two refusals begin that a shorter request would not get.
+const TOO_MUCH: &str = "`inputs` tokens + `max_new_tokens` must be <= ";
+const TOO_LONG: &str = "`inputs` must have less than ";
+
+impl Refusal {
+    /// Whether the request does not fit into the model's context: OpenAI's clients then shorten it.
+    pub fn is_about_length(&self) -> bool {
+        [TOO_MUCH, TOO_LONG].iter().any(|beginning| self.0.starts_with(beginning))
+    }
+}
+
 /// Lengths after tokenizing; returns the exact number of tokens the request may generate.
 pub(super) fn check_lengths(
     n_input: usize,
@@ -148,14 +159,9 @@ pub(super) fn check_lengths(
     let n_input = u32::try_from(n_input).unwrap_or(u32::MAX);
     let n_new = max_new_tokens.unwrap_or_else(|| max_total.saturating_sub(n_input));
     ensure(n_input.checked_add(n_new).is_some_and(|total| total <= max_total), || {
-        format!(
-            "`inputs` tokens + `max_new_tokens` must be <= {max_total}. \
-             Given: {n_input} `inputs` tokens and {n_new} `max_new_tokens`"
-        )
+        format!("{TOO_MUCH}{max_total}. Given: {n_input} `inputs` tokens and {n_new} `max_new_tokens`")
     })?;
-    ensure(n_input <= max_input, || {
-        format!("`inputs` must have less than {max_input} tokens. Given: {n_input}")
-    })?;
+    ensure(n_input <= max_input, || format!("{TOO_LONG}{max_input} tokens. Given: {n_input}"))?;
     Ok(n_new)
 }
 
