@@ -17,6 +17,7 @@ ifeq ($(origin CARGO_FEATURES),undefined)
 endif
 
 PROMETHEUS := .prometheus/usr/bin/prometheus
+APT := apt-get -q -o Acquire::Retries=5
 
 .PHONY: run build test test-rust test-integration test-clients test-openapi fuzz lint bench-cpu bench-router bench-overload bench-scheduler soak clean \
         cuda-toolkit cuda-kernels gpu-bundle gpu-models test-gpu
@@ -113,7 +114,7 @@ $(LITELLM): integration-tests/requirements-litellm.txt
 # Debian's package, unpacked here and not installed.
 $(PROMETHEUS):
 	mkdir -p .prometheus
-	cd .prometheus && (apt-get download -q prometheus || (apt-get update -q && apt-get download -q prometheus))
+	cd .prometheus && ($(APT) download prometheus || ($(APT) update && $(APT) download prometheus))
 	dpkg -x .prometheus/prometheus_*.deb .prometheus
 	@touch $@
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from server import PATIENCE
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", "tokenizer.json", ".bin", ".tiktoken")
 
@@ -62,6 +64,12 @@ class Trouble:
     gated: bool = False
 
 
+class HubServer(ThreadingHTTPServer):
+    # Two clients with eight connections each come at once; a refused one would be tried again a second later.
+    request_queue_size = 64
+    daemon_threads = True
+
+
 class FakeHub:
     def __init__(self, repositories, commit=COMMIT):
         """``repositories``: {id: {file name: bytes}}."""
@@ -81,8 +89,7 @@ class FakeHub:
             pass
 
         Handler.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = HubServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         # Another name of the same machine: for a client it is another host.
@@ -261,12 +268,12 @@ class HubHandler(BaseHTTPRequestHandler):
         self.wfile.write(data[:stop])
         self.wfile.flush()
         if gate is not None:
-            gate.wait(60)
+            gate.wait(PATIENCE)
+            self.note.sent = len(data)  # before the client can have ended
             self.wfile.write(data[stop:])
-            self.note.sent = len(data)
         elif stall is not None:
             # Open, but silent: until the client gives up.
-            self.connection.settimeout(60)
+            self.connection.settimeout(PATIENCE)
             self.rfile.read(1)
         elif cut is not None:
             self.close_connection = True

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from fake_hub import COMMIT, FakeHub
-from server import run_launcher
+from server import PATIENCE, run_launcher
 
 MODEL = "o/tiny"
 SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -52,7 +52,9 @@ def home(tmp_path):
 
 
 def environment(hub, home, **more):
-    return {"HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9", "HF_HOME": str(home), **more}
+    """However slow the machine is, nobody gives up a connection that a test does not mean to be given up."""
+    endpoint = hub.url if hub else "http://127.0.0.1:9"
+    return {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE), **more}
 
 
 def download(hub, home, *args, model=MODEL, **more):

@@ -7,6 +7,7 @@ exit sends SIGTERM, expects exit code 0 and that no process of its own is left.
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,13 +20,20 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.environ.get("QUERN_BIN", ROOT / "target" / "release"))
 LAUNCHER = BIN / "text-generation-launcher"
-START_SECONDS = 120
+# Far longer than anything takes that is waited for, also on a slow and busy machine: only a failing test waits for it.
+PATIENCE = 300
+HIGHEST_PORT = 65_535
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody has, and that no outgoing connection gets before a server has it."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    outside = [*range(10_000, low), *range(high + 1, HIGHEST_PORT)] or range(low, high)
+    while True:
+        port = random.SystemRandom().choice(outside)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("0.0.0.0", port))
+            return port
 
 
 def clean_env(extra=None):
@@ -62,7 +70,7 @@ def alive(pids):
     return out
 
 
-def until(condition, seconds, what):
+def until(condition, what, seconds=PATIENCE):
     """Polls ``condition`` until it is true; fails after ``seconds``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -74,7 +82,7 @@ def until(condition, seconds, what):
 
 
 class Server:
-    def __init__(self, *args, env=None, port=None, start_seconds=START_SECONDS):
+    def __init__(self, *args, env=None, port=None, start_seconds=PATIENCE):
         self.start_seconds = start_seconds
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -112,15 +120,15 @@ class Server:
     def ready(self):
         def ready_or_dead():
             if self.process.poll() is not None:
-                self.reader.join(5)
+                self.reader.join(PATIENCE)
                 raise AssertionError(f"the launcher ended with {self.process.returncode}:\n{self.output()}")
             return self.healthy()
 
-        until(ready_or_dead, self.start_seconds, f"/health of {self.args}")
+        until(ready_or_dead, f"/health of {self.args}", self.start_seconds)
         return self
 
     def post(self, path, body, **kwargs):
-        return requests.post(self.url + path, json=body, timeout=120, **kwargs)
+        return requests.post(self.url + path, json=body, timeout=PATIENCE, **kwargs)
 
     def generate(self, inputs, **parameters):
         """The body of a successful /generate with details."""
@@ -137,21 +145,24 @@ class Server:
                     data = line[6:].decode()
                     yield data if data == "[DONE]" else json.loads(data)
 
+    def get(self, path):
+        return requests.get(self.url + path, timeout=PATIENCE)
+
     def metric(self, series):
         """The value of one series of /metrics, `name` or `name{label="value"}`."""
-        lines = requests.get(self.url + "/metrics", timeout=5).text.splitlines()
+        lines = self.get("/metrics").text.splitlines()
         return float(next(line for line in lines if line.startswith(series + " ")).rsplit(" ", 1)[1])
 
     def family(self):
         return children_of(self.process.pid)
 
-    def stop(self, sig=signal.SIGTERM, seconds=30):
+    def stop(self, sig=signal.SIGTERM):
         """Ends the launcher with a signal; returns its exit code once nothing of it is left."""
         family = self.family()
         self.process.send_signal(sig)
-        code = self.process.wait(seconds)
-        until(lambda: not alive(family), 5, f"processes left behind: {alive(family)}")
-        self.reader.join(5)
+        code = self.process.wait(PATIENCE)
+        until(lambda: not alive(family), f"processes left behind: {alive(family)}")
+        self.reader.join(PATIENCE)
         return code
 
     def __enter__(self):
@@ -169,7 +180,7 @@ class Server:
                 assert code == 0, f"exit code {code} after SIGTERM:\n{self.output()}"
 
 
-def run_launcher(*args, env=None, seconds=60):
+def run_launcher(*args, env=None):
     """Runs the launcher to its end: ``(exit code, all output)``. For starts that must fail."""
     done = subprocess.run(
         [LAUNCHER, *map(str, args)],
@@ -179,6 +190,6 @@ def run_launcher(*args, env=None, seconds=60):
         text=True,
         errors="replace",
         env=clean_env(env),
-        timeout=seconds,
+        timeout=PATIENCE,
     )
     return done.returncode, done.stdout

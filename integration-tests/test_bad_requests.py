@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from conftest import golden
+from server import PATIENCE
 
 PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
 NEIGHBOUR = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "details": True}}
@@ -79,7 +80,7 @@ def test_prompt_too_long(qwen_v1):
 
 def raw(server, path, data, content_type="application/json"):
     headers = {"Content-Type": content_type} if content_type else {}
-    return requests.post(server.url + path, data=data, headers=headers, timeout=30)
+    return requests.post(server.url + path, data=data, headers=headers, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions", "/v1/completions", "/tokenize"])
@@ -98,8 +99,8 @@ def test_a_body_of_3_mb(qwen_v1):
 
 
 def test_wrong_paths_and_methods(qwen_v1):
-    assert requests.get(qwen_v1.url + "/nowhere", timeout=5).status_code == 404
-    reply = requests.get(qwen_v1.url + "/generate", timeout=5)
+    assert qwen_v1.get("/nowhere").status_code == 404
+    reply = qwen_v1.get("/generate")
     assert reply.status_code == 405 and "POST" in reply.headers["allow"]
 
 
@@ -127,7 +128,7 @@ def test_limits_of_concurrency(models):
     from server import Server
 
     with Server("--model-id", models.smollm2_v1_awq(), "--max-concurrent-requests", 1) as server:
-        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 500}})
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
         next(events)
         reply = server.post("/generate", {"inputs": "a"})
         check(reply, 429, "Model is overloaded", "overloaded")
@@ -144,5 +145,5 @@ def test_api_key(models):
         for key, status in (("secret-key", 200), ("SECRET-KEY", 401), ("secret-key2", 401)):
             headers = {"Authorization": f"Bearer {key}"}
             assert server.post("/generate", body, headers=headers).status_code == status
-        assert requests.get(server.url + "/health", timeout=5).status_code == 200
+        assert server.get("/health").status_code == 200
         assert "secret-key" not in server.output()

@@ -15,6 +15,7 @@ from huggingface_hub import InferenceClient
 from openai import OpenAI
 
 from conftest import golden
+from server import PATIENCE
 
 LEGACY_PYTHON = os.environ.get("QUERN_LEGACY_PYTHON", str(Path(sys.prefix).parent / ".venv-legacy/bin/python"))
 CASE = golden("smollm2-135m-v1-awq-g64")["cases"][0]
@@ -87,9 +88,7 @@ def test_hub_chat_completion(hub):
 
 
 def test_hub_health_and_info(qwen_v1):
-    import requests
-
-    info = requests.get(qwen_v1.url + "/info", timeout=5).json()
+    info = qwen_v1.get("/info").json()
     assert info["max_input_tokens"] == info["max_input_length"] == 3696
     assert info["max_total_tokens"] == 4096
     assert info["router"] == "text-generation-router"
@@ -168,7 +167,7 @@ def test_legacy_text_generation_package(qwen_v1):
     script = """
 import json, sys
 from text_generation import Client
-client = Client(sys.argv[1])
+client = Client(sys.argv[1], timeout=600)
 case = json.load(sys.stdin)
 reply = client.generate(case["prompt"], max_new_tokens=48)
 stream = list(client.generate_stream(case["prompt"], max_new_tokens=48))
@@ -189,7 +188,7 @@ print(json.dumps({
 def in_legacy(script, url):
     """What ``script`` prints in the environment of the old clients, as JSON; it gets the URL and the golden case."""
     done = subprocess.run(
-        [LEGACY_PYTHON, "-c", script, url], input=json.dumps(CASE), capture_output=True, text=True, timeout=120
+        [LEGACY_PYTHON, "-c", script, url], input=json.dumps(CASE), capture_output=True, text=True, timeout=4 * PATIENCE
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -256,10 +255,10 @@ def test_hub_newest_refusals_and_best_of(hub):
 def test_curl(qwen_v1):
     body = json.dumps({"inputs": CASE["prompt"], "parameters": {"max_new_tokens": 48}})
     command = ["curl", "-sS", "-H", "Content-Type: application/json", "-d", body]
-    one = subprocess.run([*command, qwen_v1.url + "/generate"], capture_output=True, timeout=60, check=True)
+    one = subprocess.run([*command, qwen_v1.url + "/generate"], capture_output=True, timeout=PATIENCE, check=True)
     assert json.loads(one.stdout) == {"generated_text": CASE["text"]}
     stream = subprocess.run(
-        [*command, "-N", "-i", qwen_v1.url + "/generate_stream"], capture_output=True, timeout=60, check=True
+        [*command, "-N", "-i", qwen_v1.url + "/generate_stream"], capture_output=True, timeout=PATIENCE, check=True
     ).stdout.decode()
     head, _, events = stream.partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 200") and "text/event-stream" in head

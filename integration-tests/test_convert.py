@@ -5,12 +5,12 @@ import subprocess
 
 import pytest
 
-from server import LAUNCHER, clean_env
+from server import LAUNCHER, PATIENCE, clean_env
 
 
 def convert(*args):
     return subprocess.run(
-        [LAUNCHER, "convert", *map(str, args)], capture_output=True, text=True, env=clean_env(), timeout=120
+        [LAUNCHER, "convert", *map(str, args)], capture_output=True, text=True, env=clean_env(), timeout=PATIENCE
     )
 
 

@@ -7,10 +7,9 @@ import re
 import subprocess
 
 import pytest
-import requests
 
 from conftest import copy_of
-from server import BIN, Server, clean_env, free_port, run_launcher
+from server import BIN, PATIENCE, Server, clean_env, run_launcher
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}
 # glibc and the unwinder; everything else, CUDA's runtime included, is linked statically or opened when needed.
@@ -32,7 +31,7 @@ def test_no_library_beyond_glibc_is_needed(program):
 
 def test_a_gpu_that_is_not_there_is_an_error(models):
     code, output = run_launcher(
-        "--port", free_port(), "--model-id", models.tiny_v1_awq(), "--device", "cuda", env=HIDDEN
+        "--port", 0, "--model-id", models.tiny_v1_awq(), "--device", "cuda", env=HIDDEN
     )
     assert code == 1, output
     (reason,) = [line for line in output.splitlines() if "--device cuda" in line and "rror" in line][:1]
@@ -43,7 +42,7 @@ def test_a_gpu_that_is_not_there_is_an_error(models):
 def test_the_shard_alone_says_why(models, tmp_path):
     done = subprocess.run(
         [BIN / "text-generation-shard", "--model-path", models.tiny_v1_awq(), "--uds-path", tmp_path / "s", "--device", "cuda"],
-        capture_output=True, text=True, env=clean_env(HIDDEN), timeout=30,
+        capture_output=True, text=True, env=clean_env(HIDDEN), timeout=PATIENCE,
     )  # fmt: skip
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("Error: "), done.stderr
@@ -54,7 +53,7 @@ def test_the_shard_alone_says_why(models, tmp_path):
 def test_without_a_gpu_the_cpu_serves(models, flags):
     with Server("--model-id", models.tiny_v1_awq(), *flags, env=HIDDEN) as server:
         assert server.post("/generate", {"inputs": "x", "parameters": {"max_new_tokens": 2}}).status_code == 200
-        assert requests.get(server.url + "/info", timeout=10).json()["model_device_type"] == "cpu"
+        assert server.get("/info").json()["model_device_type"] == "cpu"
 
 
 def test_dummy_weights_need_no_weights(models, tmp_path):

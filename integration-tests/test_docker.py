@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 
-from server import BIN, ROOT, clean_env
+from server import BIN, PATIENCE, ROOT, clean_env
 
 MEMBERS = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
 
@@ -119,7 +119,7 @@ def test_the_launcher_reads_what_the_image_sets(tmp_path):
     env = clean_env({"PORT": "80", "HUGGINGFACE_HUB_CACHE": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1"})
     done = subprocess.run(
         [BIN / "text-generation-launcher", "--json-output", "--model-id", "nobody/nothing"],
-        env=env, capture_output=True, text=True, timeout=60,
+        env=env, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 1
     arguments = json.loads(done.stdout.splitlines()[0])["fields"]["message"]

@@ -5,13 +5,11 @@ Most cases run `download-weights`, which is the download that a start does, with
 
 import json
 import random
-import signal
 import subprocess
 import threading
 import time
 
 import pytest
-import requests
 import trustme
 
 from fake_hub import COMMIT, FakeHub
@@ -32,14 +30,14 @@ from hub_case import (  # noqa: F401 - fixtures
     tiny_files,
     written,
 )
-from server import BIN, LAUNCHER, Server, clean_env, run_launcher, until
+from server import BIN, LAUNCHER, PATIENCE, Server, clean_env, run_launcher, until
 
 
 def test_download_and_serve(hub, home, tiny):
     env = environment(hub, home)
     with Server("--model-id", MODEL, "--quantize", "awq", env=env) as server:
         assert server.generate("Hello", max_new_tokens=8) == tiny.generate("Hello", max_new_tokens=8)
-        assert requests.get(server.url + "/info", timeout=5).json()["model_id"] == MODEL
+        assert server.get("/info").json()["model_id"] == MODEL
         output = server.output()
     for line in ("Starting check and download process for o/tiny", f"Downloaded {SHARDS[0]}",
                  "-- ETA: 0", "Successfully downloaded weights for o/tiny"):  # fmt: skip
@@ -57,7 +55,7 @@ def test_download_and_serve(hub, home, tiny):
 def test_the_program_that_tgi_calls(hub, home):
     command = [BIN / "text-generation-server", "download-weights", MODEL, "--revision", "v1.0", "--extension", ".safetensors",
                "--auto-convert", "--logger-level", "INFO", "--json-output", "--trust-remote-code"]  # fmt: skip
-    done = subprocess.run(command, env=clean_env(environment(hub, home)), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=clean_env(environment(hub, home)), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(json.loads(line)["level"] for line in done.stdout.splitlines())
     check_snapshot(hub, home)
@@ -106,8 +104,8 @@ def test_a_process_killed_at_a_random_byte(hub, home):
         process = subprocess.Popen([LAUNCHER, "download-weights", MODEL], env=clean_env(environment(hub, home)),
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         before = len(hub.downloads(SHARDS[0])) + len(hub.downloads(SHARDS[1]))
-        until(lambda: len(hub.downloads(SHARDS[0])) + len(hub.downloads(SHARDS[1])) == before + 2, 20, "both shards stall")
-        until(lambda: written(home) == succeeded + sum(s.sent for s in last(hub, 2)), 20, "all bytes are on the disk")
+        until(lambda: len(hub.downloads(SHARDS[0])) + len(hub.downloads(SHARDS[1])) == before + 2, "both shards stall")
+        until(lambda: written(home) == succeeded + sum(s.sent for s in last(hub, 2)), "all bytes are on the disk")
         succeeded = written(home)
         process.kill()
         process.communicate()
@@ -124,9 +122,8 @@ def last(hub, n):
 
 def test_a_silent_connection_is_given_up(hub, home):
     hub.trouble.stall = {SHARDS[0]: [1000]}
-    started = time.monotonic()
     output = succeeds(hub, home, HF_HUB_DOWNLOAD_TIMEOUT="1")
-    assert "cut after 1000 of" in output and time.monotonic() - started < 30
+    assert "cut after 1000 of" in output
     check_snapshot(hub, home)
 
 
@@ -250,9 +247,8 @@ def test_encrypted_and_trusted(hub, home, tmp_path):
         ca.cert_pem.write_to_path(str(tmp_path / name))
     hub.encrypt(authority.issue_cert("127.0.0.1", "localhost"))
     for more in ({}, {"SSL_CERT_FILE": str(tmp_path / "other")}):
-        started = time.monotonic()
-        fails(hub, home, "cannot be reached", "certificate", "SSL_CERT_FILE", **more)
-        assert time.monotonic() - started < 10, "a wrong certificate will not become right"
+        output = fails(hub, home, "cannot be reached", "certificate", "SSL_CERT_FILE", **more)
+        assert "trying again" not in output, "a wrong certificate will not become right"
     fails(hub, home, "nowhere", SSL_CERT_FILE=str(tmp_path / "nowhere"))
     succeeds(hub, home, SSL_CERT_FILE=str(tmp_path / "ours"))
     check_snapshot(hub, home)
@@ -293,10 +289,10 @@ def test_two_launchers_at_once(hub, home):
         for _ in range(2)
     ]  # fmt: skip
     # Both want the vocabulary at least, which is held back; one of them waits for the other.
-    until(lambda: len([s for s in hub.seen if "/revision/" in s.path]) == 2, 20, "both have begun")
-    until(lambda: hub.downloads(), 20, "one of them fetches")
+    until(lambda: len([s for s in hub.seen if "/revision/" in s.path]) == 2, "both have begun")
+    until(lambda: hub.downloads(), "one of them fetches")
     hub.gate.set()
-    outputs = [p.communicate(timeout=60)[0] for p in both]
+    outputs = [p.communicate(timeout=PATIENCE)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
     check_snapshot(hub, home)
     assert hub.bytes_sent() == sum(len(hub.files[MODEL][name].data) for name in NEEDED), "each byte came once"
@@ -384,6 +380,6 @@ def test_contradictions_are_found_before_the_weights_are_fetched(hub, home):
 def test_a_signal_ends_a_download_without_error(hub, home):
     hub.trouble.stall = {name: [3000] for name in SHARDS}
     server = Server("--model-id", MODEL, env=environment(hub, home)).start()
-    until(lambda: written(home) == 6000, 20, "both shards stall")
-    assert server.stop(signal.SIGTERM, 10) == 0
+    until(lambda: written(home) == 6000, "both shards stall")
+    assert server.stop() == 0
     assert written(home) == 6000, "what has arrived is kept"

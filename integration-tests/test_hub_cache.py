@@ -18,7 +18,7 @@ from hub_case import (  # noqa: F401 - fixtures
     tiny_files,
     written,
 )
-from server import LAUNCHER, clean_env, until
+from server import LAUNCHER, PATIENCE, clean_env, until
 
 SEES = """
 import os, sys
@@ -45,7 +45,7 @@ print(snapshot_download("o/tiny", allow_patterns=sys.argv[1:] or None))
 
 def python(hub, home, script, *args, **more):
     env = clean_env(environment(hub, home, HF_HUB_DISABLE_XET="1", **more))
-    done = subprocess.run([sys.executable, "-c", script, *args], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, *args], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -75,7 +75,7 @@ def test_we_complete_what_python_began_and_the_reverse(hub, home, tmp_path):
     other = tmp_path / "other"
     hub.trouble.stall = {name: [3000] for name in SHARDS}
     process = subprocess.Popen([LAUNCHER, "download-weights", MODEL], env=clean_env(environment(hub, other)))
-    until(lambda: written(other) == 6000, 20, "both shards stall")
+    until(lambda: written(other) == 6000, "both shards stall")
     process.kill()
     process.wait()
     folder = python(hub, other, FETCHES)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server import Server
+from server import PATIENCE, Server
 
 EXAMPLES = int(os.environ.get("QUERN_SCHEMATHESIS_EXAMPLES", "3"))
 CHECKS = (
@@ -26,7 +26,7 @@ def test_the_document_is_kept(models, tmp_path):
         done = subprocess.run(
             [SCHEMATHESIS, "run", server.url + "/openapi.json", "--no-color", "--checks", CHECKS,
              "--phases", "coverage,fuzzing", "--max-examples", str(EXAMPLES), "--seed", "1", "--continue-on-failure",
-             "--suppress-health-check", "filter_too_much", "--warnings", "off", "--request-timeout", "60",
+             "--suppress-health-check", "all", "--warnings", "off", "--request-timeout", str(PATIENCE),
              "--report-json-path", report],
             capture_output=True, text=True, cwd=tmp_path, check=False,
         )  # fmt: skip

@@ -5,9 +5,8 @@ import re
 import subprocess
 
 import pytest
-import requests
 from fake_hub import FakeHub
-from server import LAUNCHER, Server, clean_env
+from server import LAUNCHER, PATIENCE, Server, clean_env
 
 MEMORY = re.compile(
     r"Memory for (\d+) KV blocks of 32 tokens: (\d+) bytes of weights, (\d+) of KV cache, (\d+) of workspace, (\d+) of graphs"
@@ -22,7 +21,7 @@ def plan(*flags, env=None):
         capture_output=True,
         text=True,
         env=clean_env(env),
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert "panicked" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr.strip().rpartition("\n")[2]
@@ -44,19 +43,25 @@ CONFIGURATIONS = [
 @pytest.mark.parametrize(("model", "flags"), CONFIGURATIONS)
 def test_a_plan_is_what_the_server_takes(models, model, flags):
     flags = ("--model-id", getattr(models, model)(), "--device", "cpu", *flags)
+    # As many tokens as memory allows are as many as were free at that moment: within 1 %, when it stood still.
+    n_attempts = 10 if "--max-batch-total-tokens" not in flags else 1
+    assert any(plan_and_start(flags) == pytest.approx(1, rel=0.01) for _ in range(n_attempts))
+
+
+def plan_and_start(flags):
+    """Checks a plan against a server; how much of its KV cache was planned."""
     report = planned(*flags)
     with Server(*flags) as server:
         blocks, weights, kv, workspace, graphs = map(int, MEMORY.search(server.output()).groups())
-        info = requests.get(server.url + "/info", timeout=5).json()
+        info = server.get("/info").json()
     assert info["max_total_tokens"] == report["max_total_tokens"]
     assert info["max_input_tokens"] == report["max_input_tokens"]
     assert report["weight_bytes"] == weights
     assert report["workspace_bytes"] == workspace
     assert report["graph_bytes"] == graphs == 0
-    # As many tokens as memory allows are as many as were free at that moment: within 1 %.
-    assert report["kv_bytes"] == pytest.approx(kv, rel=0.01)
-    assert report["max_batch_total_tokens"] == pytest.approx(blocks * 32, rel=0.01)
     assert report["kv_bytes"] == report["max_batch_total_tokens"] * report["kv_bytes_per_token"]
+    assert kv == blocks * 32 * report["kv_bytes_per_token"]
+    return report["kv_bytes"] / kv
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import subprocess
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from contract.others import METRICS
-from server import ROOT, Server, free_port, until
+from server import PATIENCE, ROOT, Server, free_port, until
 
 BINARY = os.environ.get("PROMETHEUS", str(ROOT / ".prometheus/usr/bin/prometheus"))
 DASHBOARD = ROOT / "docker/grafana/quern.json"
@@ -67,7 +67,7 @@ def dashboard():
 
 @pytest.fixture(scope="module")
 def prometheus(models, tmp_path_factory):
-    """A function that asks Prometheus, after it scraped a server that worked for a while."""
+    """A function that asks Prometheus, which scrapes a server that works all the time."""
     folder = tmp_path_factory.mktemp("prometheus")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -77,22 +77,26 @@ def prometheus(models, tmp_path_factory):
             [BINARY, "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}"],
             cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        enough = threading.Event()
         try:
-            end = time.monotonic() + 8
             with ThreadPoolExecutor(4) as pool:
-                list(pool.map(lambda i: load(server, i, end), range(4)))
-            ask = lambda query: requests.get(url + "/api/v1/query", params={"query": query}, timeout=10).json()  # noqa: E731
-            until(lambda: ready(ask), 30, "Prometheus scraped the load")
-            yield ask
+                loads = [pool.submit(load, server, i, enough) for i in range(4)]
+                ask = lambda query: requests.get(url + "/api/v1/query", params={"query": query}, timeout=PATIENCE).json()  # noqa: E731
+                try:
+                    until(lambda: ready(ask), "Prometheus scraped the load")
+                    yield ask
+                finally:
+                    enough.set()
+            assert all(load.result() is None for load in loads)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE)
 
 
-def load(server, index, end):
-    """Prompts of many lengths, some refused, some alike, until ``end``."""
+def load(server, index, enough):
+    """Prompts of many lengths, some refused, some alike, until it is enough."""
     n = 0
-    while time.monotonic() < end:
+    while not enough.is_set():
         n += 1
         prompt = "one two three four " * (1 + n % 20)
         server.post("/generate", {"inputs": prompt, "parameters": {"max_new_tokens": 10 + index}})
@@ -106,19 +110,24 @@ def ready(ask):
 
 
 def result(ask, query):
-    reply = ask(query)
-    assert reply["status"] == "success", f"{query}: {reply}"
-    return reply["data"]["result"]
+    """What is found, once something is: rates need a second scrape, and some events come later than others."""
+
+    def found():
+        reply = ask(query)
+        assert reply["status"] == "success", f"{query}: {reply}"
+        return reply["data"]["result"]
+
+    return until(found, query)
 
 
 def test_every_expression_of_our_dashboard(prometheus):
     for query in dashboard():
-        assert result(prometheus, query), query
+        result(prometheus, query)
 
 
 def test_every_expression_of_tgis_dashboard(prometheus):
     for query in TGI:
-        assert result(prometheus, query), query
+        result(prometheus, query)
 
 
 def test_tgis_dashboard_finds_its_servers(prometheus):
@@ -132,13 +141,13 @@ def test_quantiles_are_numbers(prometheus):
     for name in ("request_duration", "request_time_to_first_token_duration", "request_inter_token_duration",
                  "request_queue_duration", "request_input_length", "batch_forward_duration", "batch_next_size"):  # fmt: skip
         query = f"histogram_quantile(0.5, sum by (le) (rate(tgi_{name}_bucket[1m])))"
-        assert float(result(prometheus, query)[0]["value"][1]) >= 0, query
+        until(lambda: float(result(prometheus, query)[0]["value"][1]) >= 0, f"a number for {query}")
 
 
 def test_every_metric_of_the_contract(prometheus):
     for name, kind, _ in METRICS:
         series = name + "_count" if kind == "histogram" else name
-        assert result(prometheus, series), series
+        result(prometheus, series)
 
 
 def test_the_dashboard_asks_for_nothing_that_does_not_exist():

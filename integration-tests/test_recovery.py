@@ -1,25 +1,25 @@
 """Faults of the shard while clients wait: killed, stopped, poisoned, gone for good; health and drain meanwhile.
 
 Real binaries, real signals. Only the poison needs a shard without a model (router/examples/fake_shard.rs), since
-the real one knows no token that kills it.
+the real one knows no token that kills it. Clients send one request after the other until a test has seen enough, so
+that no test depends on how fast answers end.
 """
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import requests
 from tokenizers import Tokenizer
 
-from server import BIN, Server, alive, until
+from server import BIN, PATIENCE, Server, alive, until
 
 FAKE_SHARD = BIN / "examples" / "fake_shard"
 SHARD = "text-generation-shard"
 PROMPTS = ["The capital of France is", "Once upon a time", "def add(a, b):", "Dear Sir or Madam,", "1, 2, 3,"]
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 50, "seed": 7}
-# A chunk of this size is a fraction of a second on any machine: a step's time says whether the shard hangs.
 CHUNKS = ("--max-batch-prefill-tokens", 256)
 
 
@@ -35,27 +35,29 @@ def shard_pid(server):
 
 
 def metrics(server):
-    text = requests.get(server.url + "/metrics", timeout=5).text
+    text = server.get("/metrics").text
     return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
 
 
 def status(server, path):
-    return requests.get(server.url + path, timeout=5).status_code
+    return server.get(path).status_code
 
 
 class Stream(threading.Thread):
-    """One /generate_stream, read to its end; ``times`` are those of its events."""
+    """One /generate_stream, read to its end or until ``enough``."""
 
     def __init__(self, server, body):
         super().__init__(daemon=True)
         self.server, self.body = server, body
-        self.events, self.times = [], []
+        self.events, self.enough = [], threading.Event()
         self.start()
 
     def run(self):
-        for event in self.server.stream("/generate_stream", self.body):
-            self.events.append(event)
-            self.times.append(time.monotonic())
+        with contextlib.closing(self.server.stream("/generate_stream", self.body)) as events:
+            for event in events:
+                self.events.append(event)
+                if self.enough.is_set():
+                    return
 
     def done(self):
         return not self.is_alive()
@@ -63,8 +65,43 @@ class Stream(threading.Thread):
     def ids(self):
         return [event["token"]["id"] for event in self.events]
 
-    def went_on_since(self, moment):
-        return self.done() or (self.times and self.times[-1] > moment)
+
+class Client(threading.Thread):
+    """One /generate_stream after the other until ``enough``; ``times`` are those of all events."""
+
+    def __init__(self, server, body):
+        super().__init__(daemon=True)
+        self.server, self.body = server, body
+        self.answers, self.times, self.enough, self.error = [], [], threading.Event(), None
+        self.start()
+
+    def run(self):
+        try:
+            while not self.enough.is_set():
+                events = []
+                for event in self.server.stream("/generate_stream", self.body):
+                    events.append(event)
+                    self.times.append(time.monotonic())
+                self.answers.append(events)
+        except Exception as error:  # noqa: BLE001 - told by whoever waits
+            self.error = error
+
+    def n_events(self):
+        assert self.error is None, self.error
+        return len(self.times)
+
+    def finish(self):
+        """The answers, once the last one has ended."""
+        self.enough.set()
+        self.join(PATIENCE)
+        assert self.error is None and not self.is_alive(), self.error
+        return self.answers
+
+
+def go_on(clients):
+    """Waits until every client has got more events than it has now."""
+    seen = [client.n_events() for client in clients]
+    until(lambda: all(c.n_events() > n + 1 for c, n in zip(clients, seen, strict=True)), "every client gets more")
 
 
 def bodies(max_new_tokens):
@@ -73,69 +110,72 @@ def bodies(max_new_tokens):
     return [{"inputs": prompt, "parameters": p} for prompt in PROMPTS for p in parameters]
 
 
+def check_answer(events, alone):
+    """A stream's events against the whole answer to the same request."""
+    assert [e["index"] for e in events] == list(range(1, len(events) + 1))
+    assert [e["token"]["id"] for e in events] == [t["id"] for t in alone["details"]["tokens"]]
+    assert events[-1]["generated_text"] == alone["generated_text"]
+    assert events[-1]["details"]["finish_reason"] == alone["details"]["finish_reason"]
+
+
+def longest_silence(clients, since):
+    """Seconds without an event for anybody."""
+    times = sorted(t for client in clients for t in client.times if t > since)
+    return max(b - a for a, b in zip([since, *times], times))
+
+
 def survive(server, sig, n_faults, n_tokens):
-    """50 streams through ``n_faults`` signals to the shard. Returns the seconds from each to the next token."""
-    requests_ = bodies(n_tokens)
-    solo = [server.post("/generate", body).json() for body in requests_]
-    streams = [Stream(server, body) for body in requests_ * 5]
-    assert len(streams) == 50
-    until(lambda: all(s.events for s in streams), 60, "every stream has begun")
+    """50 clients through ``n_faults`` signals to the shard; says how long each silenced them all."""
+    kinds = bodies(n_tokens)
+    solo = [server.post("/generate", body).json() for body in kinds]
+    clients = [Client(server, body) for body in kinds * 5]
+    assert len(clients) == 50
+    go_on(clients)
     pauses = []
-    for n in range(n_faults):
-        assert sum(not s.done() for s in streams) >= 25, f"too few streams left for fault {n}"
-        moment = time.monotonic()
-        os.kill(until(lambda: shard_pid(server), 5, "a shard"), sig)
-        sent = time.monotonic()
-        until(lambda: any(s.times[-1] > sent + 0.05 for s in streams), 60, "a token after the fault")
-        pauses.append(min(t for s in streams for t in s.times if t > sent + 0.05) - moment)
-        until(lambda: all(s.went_on_since(sent + 0.05) for s in streams), 60, "every stream goes on")
-    for stream in streams:
-        stream.join(120)
-        assert stream.done()
-    for stream, alone in zip(streams, solo * 5, strict=True):
-        assert [e["index"] for e in stream.events] == list(range(1, len(stream.events) + 1))
-        assert stream.ids() == [t["id"] for t in alone["details"]["tokens"]], stream.body
-        assert stream.events[-1]["generated_text"] == alone["generated_text"]
-        assert stream.events[-1]["details"]["finish_reason"] == alone["details"]["finish_reason"]
-    return pauses
-
-
-def show(pauses):
-    print(f"{len(pauses)} faults, 50 streams equal their solo answers;", end=" ")
-    print(" ".join(f"{pause:.2f}" for pause in pauses), "s from the fault to the next token")
+    for _ in range(n_faults):
+        recoveries, moment = server.metric("tgi_shard_recoveries"), time.monotonic()
+        os.kill(until(lambda: shard_pid(server), "a shard"), sig)
+        until(lambda: server.metric("tgi_shard_recoveries") > recoveries, "the shard is replaced")
+        go_on(clients)
+        pauses.append(longest_silence(clients, moment))
+    n_answers = 0
+    for client, alone in zip(clients, solo * 5, strict=True):
+        for events in client.finish():
+            check_answer(events, alone)
+            n_answers += 1
+    assert n_answers >= 50
+    print(f"{n_faults} faults, {n_answers} streams equal their solo answers;", end=" ")
+    print(" ".join(f"{pause:.2f}" for pause in pauses), "s without a token")
 
 
 def test_ten_kills_during_fifty_streams(models):
+    begun = time.monotonic()
     with Server("--model-id", models.smollm2_awq(), *CHUNKS) as server:
-        pauses = survive(server, signal.SIGKILL, 10, 48)
-        show(pauses)
-        assert max(pauses) < 3
+        survive(server, signal.SIGKILL, 10, 48)
         values = metrics(server)
         assert values['tgi_shard_lost{cause="ended"}'] == values["tgi_shard_recoveries"] == "10"
         assert int(values["tgi_replayed_tokens"]) > 50 * 10
-        assert float(values["tgi_shard_last_step_age"]) < 30
+        assert 0 <= float(values["tgi_shard_last_step_age"]) <= time.monotonic() - begun
     assert "Connected" in server.output()
 
 
 def test_stopped_shards_are_replaced_too(models):
-    timeout = 1.5
+    """On the tiny model, whose steps are so short that none is taken for a hang, on any machine."""
     n_stops = int(os.environ.get("QUERN_TEST_STOPS", "3"))
-    with Server("--model-id", models.smollm2_awq(), *CHUNKS, "--shard-step-timeout", timeout) as server:
-        pauses = survive(server, signal.SIGSTOP, n_stops, 10 + 5 * n_stops)
-        show(pauses)
-        assert max(pauses) < timeout * 1.25 + 3
+    with Server("--model-id", models.tiny_v1_awq(), *CHUNKS, "--shard-step-timeout", 2) as server:
+        survive(server, signal.SIGSTOP, n_stops, 200)
         assert int(metrics(server)['tgi_shard_lost{cause="hung"}']) >= n_stops
     assert "Shard 0 was killed: the shard has not answered a step for" in server.output()
 
 
 def test_an_idle_shard_that_stops_is_found_and_health_tells(models):
-    flags = ("--shard-step-timeout", 0.6, "--canary-interval", 0.4)
+    flags = ("--shard-step-timeout", 4, "--canary-interval", 0.5)
     with Server("--model-id", models.tiny_v1_awq(), *flags) as server:
         first = shard_pid(server)
         os.kill(first, signal.SIGSTOP)
-        until(lambda: status(server, "/health") == 503, 10, "health fails while the shard is stopped")
+        until(lambda: status(server, "/health") == 503, "health fails while the shard is stopped")
         assert status(server, "/livez") == 200, "it is being repaired"
-        until(lambda: status(server, "/health") == 200, 10, "health returns without a request")
+        until(lambda: status(server, "/health") == 200, "health returns without a request")
         assert shard_pid(server) not in (first, None)
         assert status(server, "/readyz") == 200
         assert metrics(server)['tgi_shard_lost{cause="hung"}'] == "1"
@@ -150,11 +190,21 @@ def test_requests_that_come_while_no_shard_runs_wait_for_it(models):
         assert answers == [alone] * 8
 
 
-def script(folder, name, text):
-    path = folder / name
+def shard_script(folder, text):
+    """The environment in which the launcher runs a shell script as its shard."""
+    path = folder / "shard"
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
-    return path
+    return {"QUERN_SHARD_BIN": str(path)}
+
+
+def fake_shard(folder, *flags):
+    """The same for the shard without a model."""
+    return shard_script(
+        folder,
+        'for a; do case "$a" in --uds-path=*) socket="$a" ;; esac; done\n'
+        f'exec "{FAKE_SHARD}" "$socket" {" ".join(map(str, flags))}\n',
+    )
 
 
 def fake_token(sequence_id, position):
@@ -167,17 +217,12 @@ def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(mode
     folder = models.smollm2_awq()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     poison = tokenizer.encode(" zebra").ids[-1]
-    shard = script(
-        tmp_path,
-        "shard",
-        'for a; do case "$a" in --uds-path=*) socket="$a" ;; esac; done\n'
-        f'exec "{FAKE_SHARD}" "$socket" --step-ms 4 --abort-on {poison}\n',
-    )
-    n_tokens = 250
-    with Server("--model-id", folder, env={"QUERN_SHARD_BIN": str(shard)}) as server:
+    n_tokens = 3000
+    env = fake_shard(tmp_path, "--step-ms", 20, "--abort-on", poison)
+    with Server("--model-id", folder, "--canary-interval", 0, env=env) as server:
         body = {"inputs": "I have seen", "parameters": {"max_new_tokens": n_tokens}}
         streams = [Stream(server, body) for _ in range(12)]
-        until(lambda: all(s.events for s in streams), 30, "every stream has begun")
+        until(lambda: all(s.events for s in streams), "every stream has begun")
         poisoned = {"inputs": "I have seen a zebra", "parameters": {"max_new_tokens": 5}}
         with ThreadPoolExecutor(2) as pool:
             replies = list(pool.map(lambda path: server.post(path, poisoned), ["/generate", "/generate_stream"]))
@@ -185,14 +230,17 @@ def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(mode
             assert reply.status_code == 500, reply.text
             assert reply.json()["error_type"] == "generation"
             assert "is not tried again" in reply.json()["error"]
-        assert sum(not s.done() for s in streams) == 12, "the others were running all the time"
+        seen = [len(s.events) for s in streams]
+        went_on = lambda: all(len(s.events) >= min(n + 20, n_tokens) for s, n in zip(streams, seen, strict=True))  # noqa: E731
+        until(went_on, "every other stream goes on")
         n_prompt = len(tokenizer.encode("I have seen").ids)
         found = set()
         for stream in streams:
-            stream.join(60)
+            stream.enough.set()
+            stream.join(PATIENCE)
             ids = stream.ids()
             (sequence,) = [s for s in range(1, 20) if fake_token(s, n_prompt) == ids[0]]
-            assert ids == [fake_token(sequence, n_prompt + i) for i in range(n_tokens)]
+            assert ids == [fake_token(sequence, n_prompt + i) for i in range(len(ids))]
             found.add(sequence)
         assert len(found) == 12
         values = metrics(server)
@@ -202,30 +250,27 @@ def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(mode
 
 def test_failures_in_a_row_end_the_service_with_the_shards_words(models, tmp_path):
     """The shard works once; whatever replaces it cannot start. The running stream is told."""
-    shard = script(
+    env = shard_script(
         tmp_path,
-        "shard",
         f'echo >>"{tmp_path}/starts"\n'
         f'[ "$(wc -l <"{tmp_path}/starts")" = 1 ] && exec "{BIN}/{SHARD}" "$@"\n'
         "echo 'Error: the disk is gone' >&2; exit 1\n",
     )
-    server = Server(
-        "--model-id", models.smollm2_awq(), "--max-shard-restarts", 2, env={"QUERN_SHARD_BIN": str(shard)}
-    )
+    server = Server("--model-id", models.smollm2_awq(), "--max-shard-restarts", 2, env=env)
     server.start().ready()
     stream = Stream(server, {"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 3000}})
-    until(lambda: stream.events, 30, "the stream has begun")
+    until(lambda: stream.events, "the stream has begun")
     family = server.family()
     os.kill(shard_pid(server), signal.SIGKILL)
-    assert server.process.wait(30) == 1
-    stream.join(10)
+    assert server.process.wait(PATIENCE) == 1
+    stream.join(PATIENCE)
     assert stream.events[-1]["error_type"] == "generation", stream.events[-1]
     assert "no other will come" in stream.events[-1]["error"]
-    server.reader.join(5)
+    server.reader.join(PATIENCE)
     last = server.lines[-1]
     expected = 'Error: ShardFailed("the disk is gone (it ended 3 times in a row without an answer between)")'
     assert last == expected, server.output()
-    until(lambda: not alive(family), 5, "nothing left")
+    until(lambda: not alive(family), "nothing left")
 
 
 def test_a_launcher_killed_while_its_shard_is_stopped_leaves_no_orphan(models):
@@ -233,10 +278,25 @@ def test_a_launcher_killed_while_its_shard_is_stopped_leaves_no_orphan(models):
         family = server.family()
         os.kill(shard_pid(server), signal.SIGSTOP)
         server.process.kill()
-        until(lambda: not alive(family), 5, "children died with the launcher")
+        until(lambda: not alive(family), "children died with the launcher")
 
 
 LONG = {"inputs": PROMPTS[1], "parameters": {"max_new_tokens": 3000, "details": True}}
+
+
+def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models):
+    with Server("--model-id", models.smollm2_awq(), "-g", 3600) as server:
+        stream = Stream(server, LONG)
+        until(lambda: len(stream.events) > 3, "the stream runs")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: status(server, "/health") == 503, "readiness goes first")
+        assert status(server, "/livez") == 200
+        late = server.post("/generate", LONG)
+        assert late.status_code == 503 and late.json()["error"] == "The server is shutting down"
+        seen = len(stream.events)
+        until(lambda: len(stream.events) > seen or stream.done(), "it has its grace")
+        assert "error" not in stream.events[-1]
+        time.sleep(0.2)  # sooner the second signal, which ends it, would be an echo of the first
 
 
 def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models):
@@ -246,15 +306,10 @@ def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models):
             openai = {"prompt": PROMPTS[1], "max_tokens": 3000, "temperature": 0, "stream": True}
             chunks = pool.submit(lambda: list(server.stream("/v1/completions", openai)))
             whole = pool.submit(server.post, "/generate", LONG)
-            until(lambda: len(stream.events) > 3, 30, "the stream runs")
+            until(lambda: len(stream.events) > 3 and server.metric("tgi_request_count") == 3, "all three run")
             server.process.send_signal(signal.SIGTERM)
-            until(lambda: status(server, "/health") == 503, 5, "readiness goes first")
-            assert status(server, "/livez") == 200
-            late = server.post("/generate", LONG)
-            assert late.status_code == 503 and late.json()["error"] == "The server is shutting down"
-            assert not stream.done() and not whole.done(), "they have their grace"
-            assert server.process.wait(10) == 0
-        stream.join(5)
+            assert server.process.wait(PATIENCE) == 0
+        stream.join(PATIENCE)
         ended = {"error": "The server is shutting down", "error_type": "unavailable"}
         assert stream.events[-1] == ended and len(stream.events) > 4
         assert whole.result().status_code == 503 and whole.result().json() == ended
@@ -264,12 +319,12 @@ def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models):
 
 def test_a_shard_killed_while_draining_is_replaced_for_what_still_runs(models):
     body = {"inputs": PROMPTS[1], "parameters": {"max_new_tokens": 120}}
-    with Server("--model-id", models.smollm2_awq()) as server:
+    with Server("--model-id", models.smollm2_awq(), "-g", 3600) as server:
         alone = server.post("/generate", body).json()
         stream = Stream(server, body)
-        until(lambda: len(stream.events) > 3, 30, "the stream runs")
+        until(lambda: len(stream.events) > 3, "the stream runs")
         server.process.send_signal(signal.SIGTERM)
         os.kill(shard_pid(server), signal.SIGKILL)
-        stream.join(30)
+        stream.join(PATIENCE)
         assert stream.events[-1].get("generated_text") == alone["generated_text"], stream.events[-1]
-        assert server.process.wait(10) == 0
+        assert server.process.wait(PATIENCE) == 0

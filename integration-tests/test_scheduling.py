@@ -9,9 +9,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import requests
 
 from server import Server, until
+from test_recovery import fake_shard
 
 # With room for a few sequences, those that grow push others out: certain with 200 of them.
 SCARCE = ("--max-total-tokens", 320, "--max-batch-total-tokens", 640, "--max-batch-prefill-tokens", 48)
@@ -89,13 +89,13 @@ def test_scarce_memory_and_dropped_clients_change_no_answer(models, model, n_kin
         assert figures["replayed_tokens"] > 0
         assert figures["prompt_tokens_cached"] > 0
         # Everybody has left, and so has everything they held.
-        until(lambda: server.metric("tgi_batch_current_size") == 0, 5, "the batch is empty")
+        until(lambda: server.metric("tgi_batch_current_size") == 0, "the batch is empty")
         assert server.metric("tgi_batch_current_max_tokens") == 0
         assert server.metric("tgi_queue_size") == 0
 
 
 def turns(server, n_turns):
-    """A chat of `n_turns`: for each (prompt tokens, answer's tokens, tokens computed, seconds to the first)."""
+    """A chat of `n_turns`: for each (prompt tokens, answer's tokens, tokens computed, seconds to the first token)."""
     messages, rows = [{"role": "system", "content": "You are a helpful assistant. " * 8}], []
     for turn in range(n_turns):
         messages.append({"role": "user", "content": f"Question {turn}: what comes after {turn}, and why is it so?"})
@@ -118,9 +118,10 @@ def turns(server, n_turns):
 def test_a_chat_computes_only_what_is_new(models):
     """From the second turn on the prompt's tokens are computed from where the last turn's blocks end."""
     block = 32
-    with Server("--model-id", models.smollm2_v1_awq()) as server:
+    alone = ("--model-id", models.smollm2_v1_awq(), "--canary-interval", 0)
+    with Server(*alone) as server:
         cached_messages, cached = turns(server, 20)
-    with Server("--model-id", models.smollm2_v1_awq(), "--prefix-caching", "off") as server:
+    with Server(*alone, "--prefix-caching", "off") as server:
         messages, plain = turns(server, 20)
     assert cached_messages == messages, "the cache shows in an answer"
     print("turn  prompt  computed  first token, ms: cached  computed anew")
@@ -132,13 +133,11 @@ def test_a_chat_computes_only_what_is_new(models):
         kept = (prompt + n_answer - 2) // block * block
         assert computed <= next_prompt - kept, (prompt, n_answer, next_prompt, computed)
     assert all(row[2] == row[0] for row in plain)
-    best = lambda rows: min(row[3] for row in rows[-5:])
-    assert best(cached) < best(plain) / 2
 
 
 @pytest.fixture(scope="module")
 def small(models):
-    with Server("--model-id", models.tiny_v1_awq(), "--max-total-tokens", 500, "--max-concurrent-requests", 2) as server:
+    with Server("--model-id", models.tiny_v1_awq(), "--max-total-tokens", 500, "--canary-interval", 0) as server:
         yield server
 
 
@@ -167,21 +166,22 @@ def test_a_deadline_ends_the_stream_with_an_error(small):
             assert b'"error_type":"timeout"' in lines[-1], lines[-1]
         else:
             assert reply.status_code == 504
-        until(lambda: slow.metric("tgi_batch_current_size") == 0, 5, "its blocks are free")
-        assert slow.metric('tgi_request_failure{err="timeout"}') == 1
+        until(lambda: slow.metric("tgi_batch_current_size") == 0, "its blocks are free")
+        until(lambda: slow.metric('tgi_request_failure{err="timeout"}') == 1, "it is counted")
 
 
-def test_overload_says_when_to_come_back(small):
-    body = {"inputs": "abc", "parameters": {"max_new_tokens": 490}}
-    streams = [small.post("/generate_stream", body, stream=True) for _ in range(2)]
-    try:
-        refused = small.post("/generate", body)
+def test_overload_says_when_to_come_back(models, tmp_path):
+    body = {"inputs": "abc", "parameters": {"max_new_tokens": 2000}}
+    # Of half a second a step: the two streams outlast every test.
+    flags = ("--model-id", models.smollm2_awq(), "--max-concurrent-requests", 2)
+    with Server(*flags, env=fake_shard(tmp_path, "--step-ms", 500)) as server:
+        streams = [server.post("/generate_stream", body, stream=True) for _ in range(2)]
+        refused = server.post("/generate", body)
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         # Another tenant is let in beyond the limit: it has less than its share.
-        other = small.post("/generate", {"inputs": "abc", "parameters": {"max_new_tokens": 1}}, headers={"x-tenant": "o"})
+        other = server.post("/generate", {"inputs": "abc", "parameters": {"max_new_tokens": 1}}, headers={"x-tenant": "o"})
         assert other.status_code == 200
-    finally:
         for stream in streams:
             stream.close()
-    until(lambda: requests.get(small.url + "/health", timeout=5).status_code == 200, 5, "healthy")
+        assert server.get("/health").status_code == 200

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import golden
+from server import PATIENCE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -33,7 +34,7 @@ def use(script, environment, served):
     """What a script returns when its package asks the server."""
     url, case = served
     command = [PYTHON[environment], HERE / f"{script}.py", url]
-    done = subprocess.run(command, input=json.dumps(case), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, input=json.dumps(case), capture_output=True, text=True, timeout=4 * PATIENCE)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout), case
 

@@ -8,7 +8,7 @@ from text_generation.types import Grammar, GrammarType, Message, Tool
 
 
 def client(url, case):
-    api = Client(url, timeout=120)
+    api = Client(url, timeout=600)
     whole = api.generate(case["prompt"], max_new_tokens=48)
     stream = list(api.generate_stream(case["prompt"], max_new_tokens=48))
     grammar = Grammar(type=GrammarType.Json, value=SCHEMA)

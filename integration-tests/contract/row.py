@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import requests
 
+from server import PATIENCE
+
 FIXED, STRICT = "fixed", "strict"
 BOTH = (FIXED, STRICT)
 ABSENT = object()
@@ -75,7 +77,7 @@ def check(url, row):
     """Sends the row's request and compares everything that the row says of the answer."""
     kwargs = {"data": row.raw} if row.raw is not None else {"json": row.body} if row.body is not None else {}
     reply = requests.request(
-        row.method, url + row.path, headers=row.send, timeout=120, allow_redirects=False, **kwargs
+        row.method, url + row.path, headers=row.send, timeout=PATIENCE, allow_redirects=False, **kwargs
     )
     shown = f"{row.rule}\n{row.method} {row.path} {row.body if row.raw is None else row.raw[:200]}\n{reply.status_code} {reply.text[:2000]}"
     assert reply.status_code == row.status, shown

@@ -79,8 +79,12 @@ def check_prompt(server):
 
 
 def shard_of(server):
-    found = subprocess.run(["pgrep", "-P", str(server.process.pid), "-f", "text-generation-shard"], capture_output=True, text=True)
-    return int(found.stdout.split()[0])
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            if parent == server.process.pid and os.readlink(stat.parent / "exe").endswith("/text-generation-shard"):
+                return int(stat.parent.name)
+    raise RuntimeError("the launcher has no shard")
 
 
 def check_recovery(server, new_tokens):
