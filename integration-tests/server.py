@@ -125,6 +125,8 @@ class Server:
             return self.healthy()
 
         until(ready_or_dead, f"/health of {self.args}", self.start_seconds)
+        # The last line of a start: with it everything before is in `lines`, too.
+        until(lambda: any("Try: curl" in line for line in self.lines), "the launcher's welcome")
         return self
 
     def post(self, path, body, **kwargs):

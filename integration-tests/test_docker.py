@@ -100,7 +100,7 @@ def test_it_starts_as_sagemaker_expects(instructions, tmp_path):
     def start(**variables):
         env = clean_env({"HF_HUB_OFFLINE": "1", "HUGGINGFACE_HUB_CACHE": str(tmp_path), **variables})
         env["PATH"] = f"{BIN}:{env['PATH']}"
-        return subprocess.run([ROOT / script, "serve"], env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run([ROOT / script, "serve"], env=env, capture_output=True, text=True, timeout=PATIENCE)
 
     done = start(HF_MODEL_ID="")
     assert done.returncode == 1 and "HF_MODEL_ID must be set" in done.stderr
