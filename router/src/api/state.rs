@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::keys::ApiKeys;
 use super::meta::Info;
 use super::places::Places;
-use super::vllm_fields::Route;
+use super::vllm_fields::RouteFacts;
 use crate::driver::EngineHandle;
 use crate::metrics::Metrics;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -59,9 +59,9 @@ pub struct Serving {
 
 impl Serving {
     /// What vLLM's fields depend on, on a route that adds the tokenizer's special tokens or does not.
-    pub fn field_route(&self, adds_special_tokens: bool) -> Route {
+    pub fn field_route(&self, adds_special_tokens: bool) -> RouteFacts {
         let (compat, max_input_tokens) = (self.compat, self.info.max_input_tokens);
-        Route { compat, max_input_tokens, adds_special_tokens }
+        RouteFacts { compat, max_input_tokens, adds_special_tokens }
     }
 
     /// Whether the prompt's log-probabilities are computed for a request that wants them.

@@ -27,7 +27,7 @@ use super::sequence::Sequence;
 use super::sse;
 use super::state::Serving;
 use super::tgi::GenerateReply;
-use super::vllm_fields::{Route, VllmFields, refuse_any, seed};
+use super::vllm_fields::{RouteFacts, VllmFields, refuse_any, seed};
 use crate::constraint::ConstraintSpec;
 use crate::validation::rules::SamplingChoice;
 use crate::validation::{Draft, Input, Refusal};
@@ -104,7 +104,7 @@ impl VllmRequest {
             ..Draft::new(Input::Text(self.prompt.clone()), random::seed())
         };
         // TGI never had this shape.
-        let route = Route { compat: Compat::Fixed, ..serving.field_route(true) };
+        let route = RouteFacts { compat: Compat::Fixed, ..serving.field_route(true) };
         (0..n).map(|i| self.vllm.apply(draft(i), &route)).collect()
     }
 }

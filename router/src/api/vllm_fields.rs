@@ -53,7 +53,7 @@ pub struct VllmFields {
 }
 
 /// What the meaning of the fields depends on.
-pub struct Route {
+pub struct RouteFacts {
     pub compat: Compat,
     /// The most tokens that a prompt may have.
     pub max_input_tokens: u32,
@@ -66,7 +66,7 @@ impl VllmFields {
     ///
     /// # Errors
     /// The first field that asks for what is not done here.
-    pub fn apply(&self, draft: Draft, route: &Route) -> Result<Draft, Refusal> {
+    pub fn apply(&self, draft: Draft, route: &RouteFacts) -> Result<Draft, Refusal> {
         if !route.compat.ignores_unsupported_fields() {
             self.refuse_unsupported(&draft, route)?;
         }
@@ -96,7 +96,7 @@ impl VllmFields {
         }
     }
 
-    fn refuse_unsupported(&self, draft: &Draft, route: &Route) -> Result<(), Refusal> {
+    fn refuse_unsupported(&self, draft: &Draft, route: &RouteFacts) -> Result<(), Refusal> {
         let absent_or = |flag: Option<bool>, off: bool| flag.is_none_or(|on| on == off);
         let unsupported = [
             ("min_tokens", self.min_tokens.is_none_or(|min| min == 0 || self.cannot_end_before(min, draft))),
@@ -164,7 +164,8 @@ mod tests {
     use crate::validation::Input;
     use crate::validation::rules::SamplingChoice;
 
-    const ROUTE: Route = Route { compat: Compat::Fixed, max_input_tokens: 99, adds_special_tokens: false };
+    const ROUTE: RouteFacts =
+        RouteFacts { compat: Compat::Fixed, max_input_tokens: 99, adds_special_tokens: false };
 
     fn apply(json: &str) -> Result<Draft, Refusal> {
         let choice = SamplingChoice { do_sample: true, ..SamplingChoice::default() };
