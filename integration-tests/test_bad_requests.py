@@ -112,7 +112,7 @@ def test_chat(qwen_v1, stream):
 
     check(post(max_tokens=100_000), 422, "must be <= 4096")
     check(post(temperature=-1), 422, "`temperature`")
-    check(post(top_logprobs=9, logprobs=True), 422, "`top_n_tokens`")
+    check(post(top_logprobs=21, logprobs=True), 422, "`top_logprobs`")
     check(post(messages="Hi"), 422, "")
     check(post(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), 422, "")
     check(post(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="g"), 422, "Tool with name g not found")

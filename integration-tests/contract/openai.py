@@ -138,8 +138,12 @@ ROWS = [
              "message": lambda m: m.startswith("Input validation error: `inputs` must have less than 3696 tokens. Given: ")}}),
     chat("1.15 a message without content", [{"role": "user"}], status=422, json={"error": {"message": lambda m: "`messages[0]`" in m}}),
     chat("1.15 images are refused", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], status=422),
-    chat("1.15 top_logprobs above the limit", top_logprobs=6, logprobs=True, status=422,
-         json={"error": {"message": refused("`top_n_tokens` must be >= 0 and <= 5. Given: 6")["error"]}}),
+    *chat("1.15 top_logprobs up to OpenAI's limit", top_logprobs=20, logprobs=True, max_tokens=1,
+          json={"choices": [{"logprobs": {"content": [{"top_logprobs": lambda t: len(t) == 20}]}}]}).also(
+        status=422, json={"error": {"message": refused("`top_n_tokens` must be >= 0 and <= 5. Given: 20")["error"]}}),
+    *chat("1.15 top_logprobs above the limit", top_logprobs=21, logprobs=True, status=422,
+          json={"error": {"message": refused("`top_logprobs` must be >= 0 and <= 20. Given: 21")["error"]}}).also(
+        json={"error": {"message": refused("`top_n_tokens` must be >= 0 and <= 5. Given: 21")["error"]}}),
     chat("1.15 temperature below 0", temperature=-1, status=422),
     chat("1.15 presence_penalty above 2", presence_penalty=2.5, status=422,
          json={"error": {"message": refused("`presence_penalty` must be >= -2.0 and <= 2.0")["error"]}}),

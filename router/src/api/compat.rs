@@ -67,6 +67,11 @@ impl Compat {
         self == Self::Strict
     }
 
+    /// Chats give as few alternatives to a token as TGI's own routes (`--max-top-n-tokens`).
+    pub fn limits_top_logprobs(self) -> bool {
+        self == Self::Strict
+    }
+
     /// Every failure of /vertex is a 500.
     pub fn hides_vertex_errors(self) -> bool {
         self == Self::Strict

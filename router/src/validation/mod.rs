@@ -68,6 +68,8 @@ pub struct Draft {
     /// Keep only this many of the last prompt tokens.
     pub truncate: Option<usize>,
     pub top_n_tokens: u32,
+    /// Most of them, where a route has checked them by a bound of its own; `None`: the server's.
+    pub max_top_n_tokens: Option<u32>,
     /// Report the prompt's log-probabilities.
     pub prompt_logprobs: bool,
     /// What the answer must look like; `None` = anything.
@@ -95,6 +97,7 @@ impl Draft {
             own_stop: None,
             truncate: None,
             top_n_tokens: 0,
+            max_top_n_tokens: None,
             prompt_logprobs: false,
             constraint: None,
             logit_bias: Vec::new(),

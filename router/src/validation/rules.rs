@@ -106,7 +106,7 @@ pub(super) fn check(draft: &Draft, rules: &Rules, max_input_tokens: u32) -> Resu
     let (max, n) = (rules.max_stop_sequences, draft.stop.len());
     ensure(n <= max, || format!("`stop` supports up to {max} stop sequences. Given: {n}"))?;
     ensure(!many || draft.choice.seed.is_none(), || "`seed` must not be set when `best_of` > 1".into())?;
-    let (max, n) = (rules.max_top_n_tokens, draft.top_n_tokens);
+    let (max, n) = (draft.max_top_n_tokens.unwrap_or(rules.max_top_n_tokens), draft.top_n_tokens);
     ensure(n <= max, || format!("`top_n_tokens` must be >= 0 and <= {max}. Given: {n}"))?;
     ensure(!draft.input.is_empty(), || EMPTY.into())?;
     if let Some(n) = draft.truncate {

@@ -22,7 +22,10 @@ use crate::api::{random, sse};
 use crate::constraint::ConstraintSpec;
 use crate::text::{Chat, ChatTemplate, Prompt, TextError, ToolStyle};
 use crate::tools::{self, Conversation, Function, ToolParser};
-use crate::validation::{Draft, Input};
+use crate::validation::{Draft, Input, Refusal};
+
+/// Alternatives to a token that OpenAI's chats give at most.
+const MAX_TOP_LOGPROBS: u32 = 20;
 
 /// Answer a chat.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatRequest,
@@ -55,6 +58,17 @@ impl ChatRequest {
             .then(|| ConstraintSpec::Lark(tools::grammar(style, &tools, self.ends_with_result())));
         let own_stop = tools::stop_string(style).map(str::to_string);
         Ok(Draft { own_stop, constraint: constraint.or(draft.constraint), ..draft })
+    }
+
+    /// How many alternatives a token may have: OpenAI's bound, whatever `--max-top-n-tokens` is.
+    fn check_top_logprobs(&self, compat: Compat) -> Result<Option<u32>, Refusal> {
+        if compat.limits_top_logprobs() {
+            return Ok(None);
+        }
+        match self.top_logprobs.unwrap_or(0) {
+            ..=MAX_TOP_LOGPROBS => Ok(Some(MAX_TOP_LOGPROBS)),
+            n => Err(Refusal(format!("`top_logprobs` must be >= 0 and <= {MAX_TOP_LOGPROBS}. Given: {n}"))),
+        }
     }
 
     /// What reads the text of one choice. The request was checked when its prompt was made.
@@ -99,6 +113,7 @@ impl Route for ChatRequest {
             max_new_tokens: self.max_new_tokens(),
             stop: self.stop.clone(),
             top_n_tokens: self.top_logprobs.unwrap_or(0),
+            max_top_n_tokens: self.check_top_logprobs(serving.compat)?,
             constraint: self.constraint.constraint()?,
             logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(Input::Prompt(prompt), random::seed())
