@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.environ.get("QUERN_BIN", ROOT / "target" / "release"))
 LAUNCHER = BIN / "text-generation-launcher"
 # Far longer than anything takes that is waited for, also on a slow and busy machine: only a failing test waits for it.
-PATIENCE = 300
+PATIENCE = 600
 HIGHEST_PORT = 65_535
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from tokenizers import Tokenizer
 
 from server import BIN, PATIENCE, Server, alive, until
@@ -124,12 +125,11 @@ def longest_silence(clients, since):
     return max(b - a for a, b in zip([since, *times], times))
 
 
-def survive(server, sig, n_faults, n_tokens):
-    """50 clients through ``n_faults`` signals to the shard; says how long each silenced them all."""
+def survive(server, sig, n_clients, n_faults, n_tokens):
+    """Clients of all kinds through signals to the shard; says how long each silenced them all."""
     kinds = bodies(n_tokens)
     solo = [server.post("/generate", body).json() for body in kinds]
-    clients = [Client(server, body) for body in kinds * 5]
-    assert len(clients) == 50
+    clients = [Client(server, kinds[i % len(kinds)]) for i in range(n_clients)]
     go_on(clients)
     pauses = []
     for _ in range(n_faults):
@@ -139,22 +139,25 @@ def survive(server, sig, n_faults, n_tokens):
         go_on(clients)
         pauses.append(longest_silence(clients, moment))
     n_answers = 0
-    for client, alone in zip(clients, solo * 5, strict=True):
+    for i, client in enumerate(clients):
         for events in client.finish():
-            check_answer(events, alone)
+            check_answer(events, solo[i % len(kinds)])
             n_answers += 1
-    assert n_answers >= 50
+    assert n_answers >= n_clients
     print(f"{n_faults} faults, {n_answers} streams equal their solo answers;", end=" ")
     print(" ".join(f"{pause:.2f}" for pause in pauses), "s without a token")
 
 
-def test_ten_kills_during_fifty_streams(models):
+@pytest.mark.parametrize(
+    ("model", "n_clients", "n_kills", "n_tokens"), [("tiny_v1_awq", 50, 10, 200), ("smollm2_awq", 20, 3, 48)]
+)
+def test_kills_during_many_streams(models, model, n_clients, n_kills, n_tokens):
     begun = time.monotonic()
-    with Server("--model-id", models.smollm2_awq(), *CHUNKS) as server:
-        survive(server, signal.SIGKILL, 10, 48)
+    with Server("--model-id", getattr(models, model)(), *CHUNKS) as server:
+        survive(server, signal.SIGKILL, n_clients, n_kills, n_tokens)
         values = metrics(server)
-        assert values['tgi_shard_lost{cause="ended"}'] == values["tgi_shard_recoveries"] == "10"
-        assert int(values["tgi_replayed_tokens"]) > 50 * 10
+        assert values['tgi_shard_lost{cause="ended"}'] == values["tgi_shard_recoveries"] == str(n_kills)
+        assert int(values["tgi_replayed_tokens"]) > n_clients * n_kills
         assert 0 <= float(values["tgi_shard_last_step_age"]) <= time.monotonic() - begun
     assert "Connected" in server.output()
 
@@ -163,7 +166,7 @@ def test_stopped_shards_are_replaced_too(models):
     """On the tiny model, whose steps are so short that none is taken for a hang, on any machine."""
     n_stops = int(os.environ.get("QUERN_TEST_STOPS", "3"))
     with Server("--model-id", models.tiny_v1_awq(), *CHUNKS, "--shard-step-timeout", 2) as server:
-        survive(server, signal.SIGSTOP, n_stops, 200)
+        survive(server, signal.SIGSTOP, 50, n_stops, 200)
         assert int(metrics(server)['tgi_shard_lost{cause="hung"}']) >= n_stops
     assert "Shard 0 was killed: the shard has not answered a step for" in server.output()
 
