@@ -299,7 +299,9 @@ def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models):
         seen = len(stream.events)
         until(lambda: len(stream.events) > seen or stream.done(), "it has its grace")
         assert "error" not in stream.events[-1]
-        time.sleep(0.2)  # sooner the second signal, which ends it, would be an echo of the first
+        stream.enough.set()
+        stream.join(PATIENCE)
+        assert server.process.wait(PATIENCE) == 0, "the last one has left"
 
 
 def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models):
