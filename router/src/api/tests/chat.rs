@@ -186,9 +186,9 @@ async fn refusals() {
             "Input validation error: `presence_penalty` must be >= -2.0 and <= 2.0",
         ),
         (
-            r#""top_logprobs":9"#,
+            r#""top_logprobs":21"#,
             "validation",
-            "Input validation error: `top_n_tokens` must be >= 0 and <= 5. Given: 9",
+            "Input validation error: `top_logprobs` must be >= 0 and <= 20. Given: 21",
         ),
         (r#""n":9"#, "validation", "Input validation error: `n` must be > 0 and <= 4. Given: 9"),
         (r#""n":0"#, "validation", "Input validation error: `n` must be > 0 and <= 4. Given: 0"),
