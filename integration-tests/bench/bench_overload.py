@@ -51,7 +51,7 @@ class FakeServer:
     def __enter__(self):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.processes = [subprocess.Popen(command, **quiet) for command in self.commands]
-        until(self.healthy, 20, "the router is ready")
+        until(self.healthy, "the router is ready")
         return self
 
     def __exit__(self, *_):

@@ -49,7 +49,7 @@ class Router:
             except requests.RequestException:
                 return False
 
-        until(healthy, 20, "the router is ready")
+        until(healthy, "the router is ready")
         return self
 
     def __exit__(self, *_):
