@@ -60,14 +60,16 @@ impl ChatRequest {
         Ok(Draft { own_stop, constraint: constraint.or(draft.constraint), ..draft })
     }
 
-    /// How many alternatives a token may have: OpenAI's bound, whatever `--max-top-n-tokens` is.
-    fn check_top_logprobs(&self, compat: Compat) -> Result<Option<u32>, Refusal> {
+    /// How many alternatives a token may have, where that is not `of_server` (`--max-top-n-tokens`): as many as
+    /// OpenAI gives, or as that flag allows if it is more.
+    fn check_top_logprobs(&self, compat: Compat, of_server: u32) -> Result<Option<u32>, Refusal> {
         if compat.limits_top_logprobs() {
             return Ok(None);
         }
-        match self.top_logprobs.unwrap_or(0) {
-            ..=MAX_TOP_LOGPROBS => Ok(Some(MAX_TOP_LOGPROBS)),
-            n => Err(Refusal(format!("`top_logprobs` must be >= 0 and <= {MAX_TOP_LOGPROBS}. Given: {n}"))),
+        let (max, n) = (MAX_TOP_LOGPROBS.max(of_server), self.top_logprobs.unwrap_or(0));
+        match n <= max {
+            true => Ok(Some(max)),
+            false => Err(Refusal(format!("`top_logprobs` must be >= 0 and <= {max}. Given: {n}"))),
         }
     }
 
@@ -113,7 +115,8 @@ impl Route for ChatRequest {
             max_new_tokens: self.max_new_tokens(),
             stop: self.stop.clone(),
             top_n_tokens: self.top_logprobs.unwrap_or(0),
-            max_top_n_tokens: self.check_top_logprobs(serving.compat)?,
+            max_top_n_tokens: self
+                .check_top_logprobs(serving.compat, serving.validator.rules().max_top_n_tokens)?,
             constraint: self.constraint.constraint()?,
             logit_bias: self.sampling.logit_bias.clone(),
             ..Draft::new(Input::Prompt(prompt), random::seed())
@@ -203,5 +206,30 @@ impl Chunks for ChatChunks {
 
     fn usage(&mut self) -> Option<Event> {
         self.include_usage.then(|| sse::json(&Chunk::new(&self.envelope, &[], Some(self.usage))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_allows_more_alternatives_than_openai_never_fewer() {
+        let check = |n: u32, compat, of_server| {
+            let body =
+                format!(r#"{{"messages": [{{"role": "user", "content": "a"}}], "top_logprobs": {n}}}"#);
+            let request: ChatRequest = serde_json::from_str(&body).unwrap();
+            request.check_top_logprobs(compat, of_server).map_err(|refusal| refusal.0)
+        };
+        let refused = |max, n| Err(format!("`top_logprobs` must be >= 0 and <= {max}. Given: {n}"));
+        for (n, compat, of_server, expected) in [
+            (20, Compat::Fixed, 5, Ok(Some(20))),
+            (21, Compat::Fixed, 5, refused(20, 21)),
+            (30, Compat::Fixed, 30, Ok(Some(30))),
+            (31, Compat::Fixed, 30, refused(30, 31)),
+            (30, Compat::Strict, 5, Ok(None)),
+        ] {
+            assert_eq!(check(n, compat, of_server), expected, "{n} {compat:?} {of_server}");
+        }
     }
 }
