@@ -118,6 +118,25 @@ typedef enum QuernEpilogue {
   QUERN_SILU_MUL_F16 = 3 /* out fp16 [M, N/2] = silu(y[:, :N/2]) * y[:, N/2:]; needs pair_stride = N/2 */
 } QuernEpilogue;
 
+#define QUERN_CARRY_ROWS 64 /* most rows of a product that carries a norm */
+
+/* An RMSNorm carried by the products around it, r' = r / sqrt(mean(r^2) + eps) * weight, instead of a kernel of its own.
+ * With QUERN_ADD_F32 and next_squares a product also stores normed = r * weight * scale, where r is the new residual and
+ * scale 1/16 of 1 / sqrt(mean + eps) of the norm before, and r's sums of squares. The next product, whose x that is,
+ * multiplies its sums by 1 / (scale sqrt(mean(r^2) + eps)). */
+typedef struct QuernCarry {
+  const float *squares; /* fp32 [M, parts], of the norm that x carries; with next_squares, of the norm before.
+                           NULL: nothing is carried */
+  float *scales;        /* fp32 [M]: read where x carries a norm, else written */
+  float *next_squares;  /* fp32 [M, parts], or NULL */
+  const void *weight;   /* fp16 [N], 8-byte aligned; with next_squares */
+  void *normed;         /* fp16 [M, N], 8-byte aligned; with next_squares. Finite values held to +-65504 */
+  float eps;
+} QuernCarry;
+
+/* Bytes of either array of squares, for all M up to QUERN_CARRY_ROWS. */
+uint64_t quern_carry_bytes(int32_t columns);
+
 /* y = x W (+ bias): fp16 inputs, float32 sums. */
 typedef struct QuernLinear {
   QuernInt4 weight;
@@ -131,6 +150,7 @@ typedef struct QuernLinear {
   int32_t ldo;      /* elements, >= columns of out */
   int32_t epilogue; /* QuernEpilogue */
   QuernPrefetch prefetch;
+  QuernCarry carry; /* M <= QUERN_CARRY_ROWS */
 } QuernLinear;
 
 /* Decode: M = 1..16. A row's result depends on that row alone, bit for bit, whatever M is. */
@@ -243,16 +263,15 @@ typedef struct QuernGatherColumns {
 
 int32_t quern_gather_columns(const QuernDevice *device, const QuernGatherColumns *args, void *stream);
 
-/* residual += delta, if there is one; out = residual / sqrt(mean(residual^2) + eps) * weight. */
+/* out = residual / sqrt(mean(residual^2) + eps) * weight. */
 typedef struct QuernRmsNorm {
-  float *residual;      /* fp32 [rows, hidden], 16-byte aligned; written only with a delta */
-  const void *delta;    /* NULL, or [rows, hidden], 16-byte aligned */
-  const void *weight;   /* fp16 [hidden], 16-byte aligned */
-  void *out;            /* fp16 [rows, hidden], 16-byte aligned; finite values held to +-65504 */
-  int32_t delta_is_f32; /* fp32, else fp16 */
+  const float *residual; /* fp32 [rows, hidden], 16-byte aligned */
+  const void *weight;    /* fp16 [hidden], 16-byte aligned */
+  void *out;             /* fp16 [rows, hidden], 16-byte aligned; finite values held to +-65504 */
   int32_t rows;
-  int32_t hidden;       /* multiple of 8, <= 16384 */
+  int32_t hidden;        /* multiple of 8, <= 16384 */
   float eps;
+  float *squares;        /* NULL, or of a QuernCarry whose norm before this is: rows <= QUERN_CARRY_ROWS */
 } QuernRmsNorm;
 
 int32_t quern_rms_norm(const QuernDevice *device, const QuernRmsNorm *args, void *stream);

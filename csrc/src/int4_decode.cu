@@ -1,6 +1,7 @@
 // Entry point of the int4 decode GEMM: picks a plan from the shape and the device, never from M, checks, launches.
 #include <algorithm>
 
+#include "common/carry.h"
 #include "common/launch.h"
 #include "device.h"
 #include "int4_decode/cluster_kernel.cuh"
@@ -50,7 +51,7 @@ int32_t check(const QuernDevice *device, const QuernLinear *args) {
   if (!is_aligned(w.tiles, 128) || !is_aligned(args->x, 16) || !is_aligned(args->out, f16_out ? 2 : 4)) {
     return QUERN_BAD_POINTER;
   }
-  return reinterpret_cast<uintptr_t>(args->bias) % 2 == 0 ? QUERN_OK : QUERN_BAD_POINTER;
+  return reinterpret_cast<uintptr_t>(args->bias) % 2 == 0 ? check_carry(*args) : QUERN_BAD_POINTER;
 }
 
 }  // namespace
@@ -119,6 +120,7 @@ extern "C" int32_t quern_int4_linear_decode(const QuernDevice *device, const Que
   params.pair_stride = w.pair_stride;
   params.epilogue = args->epilogue;
   params.prefetch = args->prefetch;
+  params.carry = args->carry;
   const Variant variant = find_variant(args->m, w.group, params.plan.portable);
   const LaunchShape shape = {unsigned(params.plan.groups * params.plan.split), unsigned(variant.threads),
                              unsigned(params.plan.smem_bytes),

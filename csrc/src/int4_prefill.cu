@@ -1,6 +1,7 @@
 // Entry point of the int4 prefill GEMM: checks, picks the cheapest plan for the shape and the device, launches.
 #include <algorithm>
 
+#include "common/carry.h"
 #include "common/launch.h"
 #include "device.h"
 #include "int4_prefill/variants.h"
@@ -74,7 +75,7 @@ int32_t check(const QuernDevice *device, const QuernLinear *args) {
       !is_aligned(args->workspace, 16)) {
     return QUERN_BAD_POINTER;
   }
-  return reinterpret_cast<uintptr_t>(args->bias) % 2 == 0 ? QUERN_OK : QUERN_BAD_POINTER;
+  return reinterpret_cast<uintptr_t>(args->bias) % 2 == 0 ? check_carry(*args) : QUERN_BAD_POINTER;
 }
 
 uint64_t workspace_bytes(const PrefillPlan &plan) {
@@ -106,6 +107,8 @@ PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args)
   const bool portable = device.compute_capability != 90 || device.force_portable != 0;
   PrefillChoice best = {};
   const auto consider = [&](PrefillVariant variant) {
+    // The rows' factors have room for no more.
+    if (args.carry.squares != nullptr && variant.tokens > QUERN_CARRY_ROWS) return;
     const PrefillChoice choice = plan_prefill(device, args, variant, PrefillSplit::kBest);
     if (best.cost == 0.0 || choice.cost < best.cost) best = choice;
   };
@@ -137,6 +140,7 @@ int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const
   const bool f16_out = args.epilogue == QUERN_STORE_F16 || args.epilogue == QUERN_SILU_MUL_F16;
   params.wide_stores = args.ldo % (f16_out ? 8 : 4) == 0 && is_aligned(args.out, 16);
   params.prefetch = args.prefetch;
+  params.carry = args.carry;
   params.plan = choice.plan;
   return choice.portable ? launch_portable_prefill(device, params, stream) : launch_hopper_prefill(device, params, stream);
 }

@@ -85,6 +85,9 @@ QUERN_HD constexpr int logical_row(int packed, int n, int pair_stride) {
   return run * 2 * pair_stride + (i / 8 % 2) * pair_stride + 8 * (i / 16) + i % 8;
 }
 
+/// Sums of squares of a row of `columns` that a product of m rows leaves (QuernCarry): decode one a strip, prefill a tile.
+QUERN_HD constexpr int carry_parts(int m, int columns) { return ceil_div(columns, m <= 16 ? kStripN : kTileN); }
+
 /// Where one weight's nibble lies within its tile; n and k within the tile.
 struct NibblePlace {
   int byte;   // offset of the u32

@@ -41,7 +41,7 @@ class DecodeBench {
     return time_us(copies_ * rounds, [&](int i, cudaStream_t stream) {
       const QuernInt4 weight = {tiles_.data() + (i % copies_) * stride_, shape_.k, shape_.n, kGroup, shape_.pair_stride};
       const QuernLinear args = {weight, x_.data(), nullptr, out_.data(), workspace_.data(), m, shape_.k, ldo,
-                                shape_.epilogue, {}};
+                                shape_.epilogue, {}, {}};
       STATUS_OK(quern_int4_linear_decode(&device, &args, stream));
     });
   }

@@ -35,7 +35,7 @@ class PrefillBench {
   QuernLinear args(int m, int copy) const {
     const int ldo = shape_.epilogue == QUERN_SILU_MUL_F16 ? shape_.n / 2 : shape_.n;
     const QuernInt4 weight = {tiles_.data() + copy * stride_, shape_.k, shape_.n, kGroup, shape_.pair_stride};
-    return {weight, x_.data(), nullptr, out_.data(), workspace_.data(), m, shape_.k, ldo, shape_.epilogue, {}};
+    return {weight, x_.data(), nullptr, out_.data(), workspace_.data(), m, shape_.k, ldo, shape_.epilogue, {}, {}};
   }
   double us(const QuernDevice &device, int m) const {
     return time_us(launches(m), [&](int i, cudaStream_t stream) {

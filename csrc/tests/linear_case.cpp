@@ -43,6 +43,10 @@ LinearCase::LinearCase(const LinearShape &shape, int max_m, Rng &rng, std::vecto
     for (int row = 0; row < max_m; ++row) checked_rows_.push_back(row);
   }
   Product product = multiply(to_double(rows_of(x, shape.k, checked_rows_)), int(checked_rows_.size()), matrix_);
+  for (size_t i = 0; i < product.y.size() && !shape.row_factors.empty(); ++i) {
+    const float factor = shape.row_factors[checked_rows_[i / shape.n]];
+    product.y[i] *= factor, product.magnitude[i] *= factor;
+  }
   for (size_t i = 0; i < product.y.size() && shape.bias; ++i) product.y[i] += to_float(bias_host_[i % shape.n]);
   if (shape.epilogue == QUERN_ADD_F32) {
     for (size_t i = 0; i < size_t(max_m) * shape.n; ++i) residual_.push_back(rng.uniform(-100.0f, 100.0f));
@@ -95,7 +99,7 @@ std::vector<uint8_t> LinearCase::run(const LinearKernel &kernel, int m, uint32_t
   }
   const QuernInt4 matrix = weight();
   const QuernLinear args = {matrix, x_->data(), bias_ ? bias_->data() : nullptr, out.data(), nullptr, m, ldx_, ldo_,
-                            shape_.epilogue, quern_int4_prefetch(&matrix, 1 << 18)};
+                            shape_.epilogue, quern_int4_prefetch(&matrix, 1 << 18), {}};
   STATUS_OK(kernel(args));
   CUDA_OK(cudaDeviceSynchronize());
   const std::vector<uint8_t> rows = out.download<uint8_t>();
@@ -134,7 +138,7 @@ void LinearCase::expect_right(const std::vector<uint8_t> &out, int m, Checks &ch
 
 std::vector<float> LinearCase::run_rows(const LinearKernel &kernel, const std::vector<Half> &x, int m, Checks &checks) {
   DeviceBuffer rows(x), out(size_t(m) * shape_.n * 4);
-  const QuernLinear args = {weight(), rows.data(), nullptr, out.data(), nullptr, m, shape_.k, shape_.n, QUERN_STORE_F32, {}};
+  const QuernLinear args = {weight(), rows.data(), nullptr, out.data(), nullptr, m, shape_.k, shape_.n, QUERN_STORE_F32, {}, {}};
   STATUS_OK(kernel(args));
   CUDA_OK(cudaDeviceSynchronize());
   checks.expect(out.guards_intact(), name() + " guards");

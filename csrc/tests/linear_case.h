@@ -17,6 +17,7 @@ struct LinearShape {
   int pair_stride = 0;
   bool bias = false;
   bool outliers = false;
+  std::vector<float> row_factors = {};  // of x W, before the bias; empty: none
 };
 
 using LinearKernel = std::function<int32_t(const QuernLinear &)>;

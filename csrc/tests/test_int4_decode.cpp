@@ -89,7 +89,7 @@ void check_refusals(TestContext &context) {
   DeviceBuffer memory(1 << 16);
   void *p = memory.data();
   const QuernInt4 weight = {p, 128, 64, 128, 0};
-  const QuernLinear good = {weight, p, nullptr, p, p, 1, 128, 64, QUERN_STORE_F16, {}};
+  const QuernLinear good = {weight, p, nullptr, p, p, 1, 128, 64, QUERN_STORE_F16, {}, {}};
   const auto status = [&](auto change) {
     QuernLinear args = good;
     change(args);

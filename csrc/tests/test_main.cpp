@@ -17,6 +17,7 @@ constexpr Family kFamilies[] = {
     {"repack", quern::test::test_repack},
     {"int4_decode", quern::test::test_int4_decode},
     {"int4_prefill", quern::test::test_int4_prefill},
+    {"carry", quern::test::test_carry},
     {"head", quern::test::test_head},
     {"dense", quern::test::test_dense},
     {"elementwise", quern::test::test_elementwise},

@@ -110,7 +110,7 @@ void test_plan(TestContext &context) {
         for (int n : {8, 64, 72, 576, 1536, 5120, 5128, 15360, 27392, 49152}) {
           for (int m : {17, 32, 33, 64, 65, 200}) {
             const QuernLinear args = {{nullptr, k_groups * group, n, group, 0}, nullptr, nullptr, nullptr, nullptr,
-                                      m, k_groups * group, n, QUERN_STORE_F16, {}};
+                                      m, k_groups * group, n, QUERN_STORE_F16, {}, {}};
             const PrefillVariant widest = device.compute_capability == 90 ? PrefillVariant{128, 1} : PrefillVariant{128, 0};
             const int narrow = m > 32 && device.compute_capability == 90 ? 64 : 32;
             check_prefill_plan(context.checks, device, args, {narrow, widest.cluster});

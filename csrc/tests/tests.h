@@ -18,6 +18,7 @@ void test_plan(TestContext &context);
 void test_repack(TestContext &context);
 void test_int4_decode(TestContext &context);
 void test_int4_prefill(TestContext &context);
+void test_carry(TestContext &context);
 void test_head(TestContext &context);
 void test_dense(TestContext &context);
 void test_elementwise(TestContext &context);

@@ -92,16 +92,17 @@ impl<O: Ops> Decoder<O> {
         ops.begin_step(batch, &self.shape, &self.config.rope.scaling)?;
         ops.embed(&self.weights.embedding, batch, &mut memory.residual)?;
         let layers = &self.weights.layers;
-        let first_norm = layers.first().map_or(&self.weights.final_norm, |layer| &layer.input_norm);
-        ops.rms_norm(&memory.residual, first_norm, eps, &mut memory.normed)?;
+        if let Some(first) = layers.first() {
+            ops.rms_norm(&memory.residual, &first.input_norm, eps, &mut memory.normed)?;
+        }
         for (index, layer) in layers.iter().enumerate() {
-            let next_norm = layers.get(index + 1).map_or(&self.weights.final_norm, |next| &next.input_norm);
+            let next_norm = layers.get(index + 1).map(|next| &next.input_norm);
             let shape = AttentionShape { window: self.config.window(index), ..self.shape };
             memory.attention(ops, layer, index, (batch, &shape))?;
             memory.add(ops, &layer.attention_out, (&layer.mlp_norm, eps))?;
             memory.mlp(ops, layer, (next_norm, eps))?;
         }
-        Ok(())
+        ops.rms_norm(&memory.residual, &self.weights.final_norm, eps, &mut memory.normed)
     }
 
     /// Computes the logits of some `rows` (at most `max_logits_rows`) of the batch that went
@@ -182,10 +183,20 @@ impl<O: Ops> Memory<O> {
         ops.linear_add_rms_norm((attention, layer), delta, residual, norm, normed)
     }
 
-    /// normed -> residual, and its norm for what comes next.
-    fn mlp(&mut self, ops: &mut O, layer: &Layer<O>, norm: (&O::Norm, f32)) -> Result<(), StepError> {
+    /// normed -> residual, and its norm for the next layer, if there is one.
+    fn mlp(
+        &mut self,
+        ops: &mut O,
+        layer: &Layer<O>,
+        (next, eps): (Option<&O::Norm>, f32),
+    ) -> Result<(), StepError> {
         let Memory { gate_up, activated, delta, residual, normed, .. } = self;
         ops.linear_silu_mul(normed, &layer.gate_up, gate_up, activated)?;
-        ops.linear_add_rms_norm((activated, &layer.down), delta, residual, norm, normed)
+        match next {
+            Some(norm) => {
+                ops.linear_add_rms_norm((activated, &layer.down), delta, residual, (norm, eps), normed)
+            }
+            None => ops.linear_add((activated, &layer.down), delta, residual),
+        }
     }
 }

@@ -125,28 +125,26 @@ pub trait Ops: Pack + Allocate {
         eps: f32,
         out: &mut Self::Act,
     ) -> Result<(), StepError>;
-    /// `residual += delta`, then `out = rms_norm(residual)`.
-    fn add_rms_norm(
-        &mut self,
-        residual: &mut Self::Act,
-        delta: &Self::Act,
-        weight: &Self::Norm,
-        eps: f32,
-        out: &mut Self::Act,
-    ) -> Result<(), StepError>;
     /// `out = x W + b`.
     fn linear(&mut self, x: &Self::Act, layer: &Self::Linear, out: &mut Self::Act) -> Result<(), StepError>;
-    /// `residual += x W + b`, then `out = rms_norm(residual)`; `delta` is `[rows, hidden]` of scratch.
+    /// `residual += x W + b`; `delta` is `[rows, hidden]` of scratch.
+    fn linear_add(
+        &mut self,
+        x_and_layer: (&Self::Act, &Self::Linear),
+        delta: &mut Self::Act,
+        residual: &mut Self::Act,
+    ) -> Result<(), StepError>;
+    /// The same, then `out = rms_norm(residual)`, perhaps in a form that only `linear` and `linear_silu_mul` read.
     fn linear_add_rms_norm(
         &mut self,
-        (x, layer): (&Self::Act, &Self::Linear),
+        x_and_layer: (&Self::Act, &Self::Linear),
         delta: &mut Self::Act,
         residual: &mut Self::Act,
         (weight, eps): (&Self::Norm, f32),
         out: &mut Self::Act,
     ) -> Result<(), StepError> {
-        self.linear(x, layer, delta)?;
-        self.add_rms_norm(residual, delta, weight, eps, out)
+        self.linear_add(x_and_layer, delta, residual)?;
+        self.rms_norm(residual, weight, eps, out)
     }
     /// `out = silu(gate) * up` of `x W + b = (gate, up)`; `gate_up` is `[rows, 2 F]` of scratch.
     fn linear_silu_mul(

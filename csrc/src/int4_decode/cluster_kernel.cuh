@@ -56,11 +56,12 @@ __device__ __forceinline__ void prefetch_residual(const DecodeParams &p, const S
 
 /// Adds the slabs of every sum this block owns and writes the outputs; all threads of the block.
 template <int kThreads>
-__device__ __forceinline__ void finish_owned(const DecodeParams &p, const Slab &slab, const float2 *received) {
+__device__ __forceinline__ void finish_owned(const DecodeParams &p, const Slab &slab, const float2 *received,
+                                             const float *factors) {
   const int items = owned_items(p, slab), step = received_at(p.plan, 0, 1, 0, 0, 0);  // from rank to rank
   for (int i = threadIdx.x; i < items; i += kThreads) {
     const OwnedItem item = owned_item(p, slab, i);
-    write_pair(p, item.packed_strip, item.pair, item.row, [&](int row) {
+    write_pair(p, factors, item.packed_strip, item.pair, item.row, [&](int row) {
       return sum_slabs(received + received_at(p.plan, item.column, 0, item.owned, item.pair, row), step, p.plan.split,
                        [](const float2 *part) { return *part; });
     });
@@ -80,6 +81,7 @@ __global__ void __launch_bounds__(ClusterLaunch<Config>::kThreads, 1)
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t smem[];
   __shared__ RingBarriers<Config::kTeams> barriers;
+  __shared__ float factors[kMaxDecodeRows];
   __half *x = reinterpret_cast<__half *>(smem);
   float2 *received = reinterpret_cast<float2 *>(smem + x_bytes(p.plan.slab_tiles, p.m));
   uint8_t *rings = smem + ring_offset(p.plan, p.m);
@@ -95,6 +97,7 @@ __global__ void __launch_bounds__(ClusterLaunch<Config>::kThreads, 1)
   } else {
     wait_for_previous_kernel();
     load_x<Config::kConsumers>(p, slab, x);
+    load_factors<Config::kConsumers>(p, factors);
     cp_async_wait<0>();
     named_barrier(1, Config::kConsumers);
     if (has_peers) cluster_wait();
@@ -108,7 +111,7 @@ __global__ void __launch_bounds__(ClusterLaunch<Config>::kThreads, 1)
   __syncwarp();
   cluster_arrive();
   cluster_wait();
-  finish_owned<ClusterLaunch<Config>::kThreads>(p, slab, received);
+  finish_owned<ClusterLaunch<Config>::kThreads>(p, slab, received, factors);
 #endif
 }
 

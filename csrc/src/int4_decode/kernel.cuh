@@ -1,6 +1,7 @@
 // What both decode kernels share: a block's share, x in shared memory, a team's work, and finished outputs.
 #pragma once
 
+#include "common/carry.cuh"
 #include "common/epilogue.cuh"
 #include "int4_decode/ring.cuh"
 #include "int4_decode/tile.cuh"
@@ -104,16 +105,59 @@ __device__ __forceinline__ float2 sum_slabs(const float2 *parts, int step, int c
   return sum;
 }
 
+/// The factors of the rows of x, to shared memory; by the block's consumers, who have waited for the previous kernel.
+template <int kThreads>
+__device__ __forceinline__ void load_factors(const DecodeParams &p, float *factors) {
+  if (p.carry.squares == nullptr) return;
+  const int hidden = p.carry.next_squares != nullptr ? p.n : p.k;
+  find_row_factors<32>(p.carry, p.m, hidden, factors, threadIdx.x / 32, kThreads / 32);
+}
+
+/// Adds a sum to the residual at `token`, `n` and stores it for the next product, too. Its square.
+__device__ __forceinline__ float add_and_carry(const DecodeParams &p, int token, int n, float sum, float scale) {
+  float *out = static_cast<float *>(p.out) + int64_t(token) * p.ldo + n;
+  const float residual = *out + with_bias({p.out, p.bias, p.ldo, p.epilogue}, n, sum);
+  *out = residual;
+  static_cast<__half *>(p.carry.normed)[int64_t(token) * p.n + n] = carried(p.carry, n, residual, scale);
+  return residual * residual;
+}
+/// The same for two rows of x, by 16 lanes that hold the outputs of one strip; the first one writes the sums of squares.
+__device__ __forceinline__ void carry_pair(const DecodeParams &p, const float *factors, int packed_strip, int token, int row,
+                                           float2 y) {
+  const int n = packed_strip * kStripN + row, parts = carry_parts(p.m, p.n);
+  const bool two = token + 1 < p.m;
+  float2 squares = {0.0f, 0.0f};
+  if (n < p.n) {
+    squares.x = add_and_carry(p, token, n, y.x, factors[token]);
+    if (two) squares.y = add_and_carry(p, token + 1, n, y.y, factors[token + 1]);
+  }
+  squares = {half_warp_sum(squares.x), half_warp_sum(squares.y)};
+  if (row != 0 || n >= p.n) return;
+  p.carry.next_squares[token * parts + packed_strip] = squares.x;
+  if (two) p.carry.next_squares[(token + 1) * parts + packed_strip] = squares.y;
+  if (n > 0) return;
+  p.carry.scales[token] = factors[token];
+  if (two) p.carry.scales[token + 1] = factors[token + 1];
+}
+
 /// Writes outputs `row` (and, of a SiLU pair, row + 8) of a strip for two rows of x; `sum(row)` is a finished sum.
+/// `factors`: of the rows of x, where a norm is carried. By whole half warps: lane i has output i % 16 or i % 8.
 template <class Sum>
-__device__ __forceinline__ void write_pair(const DecodeParams &p, int packed_strip, int pair, int row, Sum sum) {
+__device__ __forceinline__ void write_pair(const DecodeParams &p, const float *factors, int packed_strip, int pair, int row,
+                                           Sum sum) {
   const int packed = packed_strip * kStripN + row, token = 2 * pair;
-  if (packed >= p.n || token >= p.m) return;
+  if (token >= p.m) return;
+  if (p.carry.next_squares != nullptr) return carry_pair(p, factors, packed_strip, token, row, sum(row));
+  if (packed >= p.n) return;
   const int n = logical_row(packed, p.n, p.pair_stride);
   const OutputTarget target = {p.out, p.bias, p.ldo, p.epilogue};
-  const float2 y = sum(row);
+  const bool carried = p.carry.squares != nullptr;
+  const float2 factor = {carried ? factors[token] : 1.0f, carried && token + 1 < p.m ? factors[token + 1] : 1.0f};
+  float2 y = sum(row);
+  y = {y.x * factor.x, y.y * factor.y};
   if (p.epilogue == QUERN_SILU_MUL_F16) {
-    const float2 up = sum(row + 8);
+    float2 up = sum(row + 8);
+    up = {up.x * factor.x, up.y * factor.y};
     store_silu_mul(target, token, n, n + p.pair_stride, y.x, up.x);
     if (token + 1 < p.m) store_silu_mul(target, token + 1, n, n + p.pair_stride, y.y, up.y);
   } else {

@@ -19,6 +19,7 @@ struct DecodeParams {
   int pair_stride;
   int epilogue;
   QuernPrefetch prefetch;
+  QuernCarry carry;
   DecodePlan plan;
 };
 

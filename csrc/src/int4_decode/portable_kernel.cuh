@@ -26,7 +26,7 @@ __device__ __forceinline__ bool last_of_column(const DecodeParams &p, int n_tile
 
 /// Stores a warp's sums of one column's slab and, in the last team, finishes the column.
 template <class Config>
-__device__ __forceinline__ void finish_column(const DecodeParams &p, const Slab &slab, int column,
+__device__ __forceinline__ void finish_column(const DecodeParams &p, const Slab &slab, const float *factors, int column,
                                               const StripSums<Config::kRowBlocks> &sums) {
   const int strip = threadIdx.x / 32 % kStripsPerTile, team = threadIdx.x / (32 * kStripsPerTile);
   const int n_tile = slab.columns.begin + column, step = kStripsPerTile * kUnitFloat2;  // from rank to rank
@@ -38,7 +38,7 @@ __device__ __forceinline__ void finish_column(const DecodeParams &p, const Slab 
   const int row_shift = row_shift_of(p.epilogue);
   for (int i = threadIdx.x % 32; i < 1 << (p.plan.pair_shift + row_shift); i += 32) {
     const int row = i & ((1 << row_shift) - 1), pair = i >> row_shift;
-    write_pair(p, n_tile * kStripsPerTile + strip, pair, row, [&](int of_row) {
+    write_pair(p, factors, n_tile * kStripsPerTile + strip, pair, row, [&](int of_row) {
       return sum_slabs(first + pair * kPairStride + of_row, step, p.plan.split,
                        [](const float2 *part) { return __ldcg(part); });
     });
@@ -55,6 +55,7 @@ template <class Config>
 __global__ void __launch_bounds__(PortableLaunch<Config>::kThreads, 1)
     int4_decode_portable_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ __align__(128) uint8_t smem[];
+  __shared__ float factors[kMaxDecodeRows];
   constexpr int kStages = PortableLaunch<Config>::kStages;
   __half *x = reinterpret_cast<__half *>(smem);
   const Slab slab = slab_of(p.plan, blockIdx.x / p.plan.split, blockIdx.x % p.plan.split);
@@ -62,12 +63,13 @@ __global__ void __launch_bounds__(PortableLaunch<Config>::kThreads, 1)
   wait_for_previous_kernel();
   allow_next_kernel();
   load_x<Config::kConsumers>(p, slab, x);
+  load_factors<Config::kConsumers>(p, factors);
   AsyncRing<Config::kTeams, kStages, Config::kTileBytes> ring(p, slab, smem + ring_offset(p.plan, p.m),
                                                               threadIdx.x / (32 * kStripsPerTile));
   cp_async_wait<kStages - 1>();  // x, the oldest group
   __syncthreads();
   consume<Config>(p, slab, ring, x, [&](int column, const StripSums<Config::kRowBlocks> &sums) {
-    finish_column<Config>(p, slab, column, sums);
+    finish_column<Config>(p, slab, factors, column, sums);
   });
 }
 

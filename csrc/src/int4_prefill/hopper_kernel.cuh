@@ -48,6 +48,7 @@ template <class Config>
 struct PrefillBarriers {
   alignas(8) uint64_t x_full[Config::kXStages], x_empty[Config::kXStages];
   alignas(8) uint64_t weights_full[Config::kWeightStages], weights_empty[Config::kWeightStages];
+  alignas(8) uint64_t factors;  // complete once
 
   __device__ __forceinline__ void init() {
     for (int i = 0; i < Config::kXStages; ++i) {
@@ -58,6 +59,7 @@ struct PrefillBarriers {
       mbarrier_init(smem_address(&weights_full[i]), 1);
       mbarrier_init(smem_address(&weights_empty[i]), 32 * Config::kConsumerWarps);
     }
+    mbarrier_init(smem_address(&factors), 2);
     mbarrier_init_fence();
   }
 };
@@ -122,6 +124,16 @@ __device__ __forceinline__ void produce_weights(const PrefillParams &p, BlockPla
       ring.advance();
     }
   }
+}
+
+/// A warp of two: the factors of the rows of x, which are needed when sums are finished.
+template <class Config>
+__device__ __forceinline__ void produce_factors(const PrefillParams &p, int warp, float *factors,
+                                                PrefillBarriers<Config> &barriers) {
+  wait_for_previous_kernel();
+  load_factors(p, factors, warp, 2);
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) mbarrier_arrive(smem_address(&barriers.factors));
 }
 
 /// A consumer warpgroup: 64 n x kTokens.
@@ -268,10 +280,16 @@ struct Consumer {
     }
   }
 
+  /// Sums may be finished after it.
+  __device__ __forceinline__ void await_factors() {
+    if (p.carry.squares != nullptr) mbarrier_wait(smem_address(&barriers.factors), 0);
+  }
+
   /// Where every worker has one segment.
   __device__ __forceinline__ void run_together() {
     float sums[Config::kTokens / 2];
     accumulate_in_turn(sums, share_begin(p.plan, place.worker + 1) - share_begin(p.plan, place.worker), false);
+    await_factors();
     finish_together<Config::kTokens / 2, Config::kTeams>(p, sums, place.worker, team_index, team);
   }
 
@@ -306,6 +324,7 @@ struct Consumer {
       if (segment.k_count < p.plan.k_tiles) {
         add_partials(p, sums, segment, place.worker, partials, team);
       }
+      await_factors();
       store_block<Config::kTokens>(p, sums, n_tile * kTileN, segment.m_block * Config::kTokens, team);
     }
   }
@@ -319,6 +338,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint8_t raw_smem[];
   __shared__ PrefillBarriers<Config> barriers;
+  __shared__ float factors[QUERN_CARRY_ROWS];
   // The same offset in every block of a cluster: the window of dynamic shared memory starts alike.
   const uint32_t base = smem_address(raw_smem);
   uint8_t *smem = raw_smem + ((Config::kAlignment - base % Config::kAlignment) % Config::kAlignment);
@@ -341,13 +361,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       if (warp == 0) produce_x<Config>(params, place, x, barriers);
       if (warp == 1) produce_weights<Config>(p, place, x + Config::kWeightOffset, barriers);
     }
+    if (warp > 1 && p.carry.squares != nullptr) produce_factors<Config>(p, warp - 2, factors, barriers);
     __syncwarp();
     if (warp == 1) prefetch_share(p.prefetch, 32 * blockIdx.x + threadIdx.x % 32, 32 * gridDim.x);
   } else {
     take_registers<Config::kConsumerRegisters>();
     wait_for_previous_kernel();
     float *staging = reinterpret_cast<float *>(smem + Config::kStagingOffset + warpgroup * kStagingBytes);
-    const Team team = {int(threadIdx.x) % kTeamThreads, 1 + warpgroup, staging};
+    const Team team = {int(threadIdx.x) % kTeamThreads, 1 + warpgroup, staging, factors};
     Consumer<Config> consumer = {p, place, warpgroup, team, x, smem + Config::kWeightOffset, barriers, {}, {}};
     consumer.run();
   }

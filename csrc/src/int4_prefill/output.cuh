@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/async_copy.cuh"
+#include "common/carry.cuh"
 #include "common/epilogue.cuh"
 #include "common/mma.cuh"
 #include "int4_prefill/params.h"
@@ -15,13 +16,30 @@ constexpr int kStageStride = kTileN + 4;  // floats a staged token: no bank conf
 
 constexpr int kStagingBytes = 32 * kStageStride * 4;  // a team: 32 tokens of fp32 or 64 of fp16
 
-/// A team inside its block: threads 0..127, its barrier id and its staging memory.
+/// A team inside its block: threads 0..127, its barrier id, its staging memory and the factors of all rows of x (where a
+/// norm is carried).
 struct Team {
   int thread, barrier;
   float *staging;
+  const float *factors;
 
   __device__ __forceinline__ void sync() const { named_barrier(barrier, kTeamThreads); }
 };
+
+/// The rows' factors to shared memory; by `warps` warps that have waited for the previous kernel.
+__device__ __forceinline__ void load_factors(const PrefillParams &p, float *factors, int warp, int warps) {
+  const int hidden = p.carry.next_squares != nullptr ? p.n : p.k;
+  find_row_factors<8>(p.carry, p.m, hidden, factors, warp, warps);
+}
+
+/// Completes the norm that x carries, on the sums of tokens token0...
+template <int kCount>
+__device__ __forceinline__ void apply_factors(const PrefillParams &p, float (&sums)[kCount], int token0, const Team &team) {
+  if (p.carry.squares == nullptr || p.carry.next_squares != nullptr) return;
+  const float *factors = team.factors + token0 + 2 * (team.thread % 4);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) sums[i] *= factors[i / 4 * 8 + i % 2];
+}
 
 /// Bias on all sums of rows `packed` and `packed` + 8.
 template <int kCount>
@@ -116,6 +134,33 @@ __device__ __forceinline__ float4 load_four(const PrefillParams &p, int64_t at) 
 constexpr int kFloatTokens = 32;  // tokens of fp32 staged at once
 constexpr int kFloatStep = kTeamThreads / (kTileN / 4);  // tokens the team reads at once, four columns a thread
 constexpr int kFours = kFloatTokens / kFloatStep;
+
+/// Four columns (the team's 16 lanes of a token have 64; -1: none) of a token's new residual as the next product's input.
+__device__ __forceinline__ void carry_four(const PrefillParams &p, const float4 &y, int token, int column, const Team &team) {
+  float squares = 0.0f;
+  const float scale = team.factors[token];
+  if (column >= 0) {
+    const QuernCarry &carry = p.carry;
+    const __half2 low = __halves2half2(carried(carry, column, y.x, scale), carried(carry, column + 1, y.y, scale));
+    const __half2 high = __halves2half2(carried(carry, column + 2, y.z, scale), carried(carry, column + 3, y.w, scale));
+    *reinterpret_cast<uint2 *>(static_cast<__half *>(carry.normed) + int64_t(token) * p.n + column) =
+        make_uint2(reinterpret_cast<const uint32_t &>(low), reinterpret_cast<const uint32_t &>(high));
+    squares = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
+  }
+  squares = half_warp_sum(squares);
+  if (team.thread % (kTileN / 4) != 0 || column < 0) return;
+  p.carry.next_squares[token * carry_parts(p.m, p.n) + column / kTileN] = squares;
+  if (column == 0) p.carry.scales[token] = scale;
+}
+/// The same for all staged tokens, whose new residual this thread has put where it will look for it.
+__device__ __forceinline__ void carry_staged(const PrefillParams &p, int tokens, int token0, int column, const Team &team) {
+#pragma unroll 1
+  for (int staged = team.thread / (kTileN / 4); staged < tokens && token0 + staged < p.m; staged += kFloatStep) {
+    const float4 *y = reinterpret_cast<const float4 *>(team.staging + staged * kStageStride + 4 * (team.thread % (kTileN / 4)));
+    carry_four(p, *y, token0 + staged, column, team);
+  }
+}
+
 QUERN_HD constexpr int float_chunk(int left) { return left < kFloatTokens ? left : kFloatTokens; }
 
 /// The residual of a chunk of kChunk tokens, for the columns that this thread will store.
@@ -152,10 +197,13 @@ __device__ __forceinline__ void store_floats(const PrefillParams &p, const float
   for (int i = 0; i < kFours; ++i) {
     const int staged = team.thread / (kTileN / 4) + i * kFloatStep, token = token0 + kFirst + staged;
     if (staged >= kChunk || column < 0 || token >= p.m) continue;
-    float4 y = *reinterpret_cast<const float4 *>(team.staging + staged * kStageStride + 4 * (team.thread % (kTileN / 4)));
+    float4 &staged_y = *reinterpret_cast<float4 *>(team.staging + staged * kStageStride + 4 * (team.thread % (kTileN / 4)));
+    float4 y = staged_y;
     y.x += before[i].x, y.y += before[i].y, y.z += before[i].z, y.w += before[i].w;
     store_four(p, int64_t(token) * p.ldo + column, y);
+    if (p.carry.next_squares != nullptr) staged_y = y;
   }
+  if (p.carry.next_squares != nullptr) carry_staged(p, kChunk, token0 + kFirst, column, team);
   if constexpr (kMore) store_floats<kTokens, kFirst + kChunk>(p, sums, next, column, token0, team);
 }
 
@@ -169,6 +217,7 @@ template <int kTokens>
 __device__ __forceinline__ void store_block(const PrefillParams &p, float (&sums)[kTokens / 2], int packed0, int token0,
                                             const Team &team) {
   const int lane = team.thread % 32, strip = team.thread / 32;
+  apply_factors(p, sums, token0, team);
   if (p.epilogue == QUERN_STORE_F32 || p.epilogue == QUERN_ADD_F32) {
     const int column = column_of(p, packed0 + 4 * (team.thread % (kTileN / 4)));
     float4 before[kFours];

@@ -21,6 +21,7 @@ struct PrefillParams {
   int epilogue;
   bool wide_stores;    // rows of out are aligned for 16 bytes at once
   QuernPrefetch prefetch;
+  QuernCarry carry;
   PrefillPlan plan;
 };
 

@@ -119,12 +119,17 @@ template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     int4_prefill_portable_kernel(const __grid_constant__ PrefillParams p) {
   extern __shared__ __align__(128) uint8_t smem[];
+  __shared__ float factors[QUERN_CARRY_ROWS];
   const int team_index = threadIdx.x / kTeamThreads, worker = blockIdx.x;
   float *staging = reinterpret_cast<float *>(smem + team_index * kStagingBytes);
-  const Team team = {int(threadIdx.x) % kTeamThreads, 1 + team_index, staging};
+  const Team team = {int(threadIdx.x) % kTeamThreads, 1 + team_index, staging, factors};
   constexpr int kFloats = Config::kBlocks * partial_floats(Config::kTeamTokens);
   wait_for_previous_kernel();
   allow_next_kernel();
+  if (p.carry.squares != nullptr) {
+    load_factors(p, factors, threadIdx.x / 32, Config::kThreads / 32);
+    __syncthreads();
+  }
   PortableSums<Config> sums;
   SegmentWalk walk(p.plan, worker);
   for (Segment segment; walk.next(segment);) {

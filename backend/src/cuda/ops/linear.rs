@@ -88,6 +88,11 @@ impl Workspaces {
         self.gathered_cols = self.gathered_cols.max(cols);
     }
 
+    /// Whether a layer of the model is dense, and not the output head.
+    pub fn has_dense(&self) -> bool {
+        self.dense_columns > 0
+    }
+
     /// Forgets the addresses, not the shapes.
     pub fn clear(&mut self) {
         self.decode.clear();
@@ -120,7 +125,7 @@ impl Order {
 }
 
 impl CudaOps {
-    /// `out = epilogue(x W + b)`.
+    /// `out = epilogue(x W + b)`, where x may carry a norm.
     pub(super) fn multiply(
         &self,
         x: &CudaAct,
@@ -128,14 +133,25 @@ impl CudaOps {
         out: &CudaAct,
         epilogue: sys::QuernEpilogue,
     ) -> Result<(), CudaError> {
+        self.multiply_carrying(x, layer, out, (epilogue, self.norm.read(&self.places.carry, x)))
+    }
+
+    /// The same with a norm to be carried, by int4 layers alone.
+    pub(super) fn multiply_carrying(
+        &self,
+        x: &CudaAct,
+        layer: &CudaLinear,
+        out: &CudaAct,
+        (epilogue, carry): (sys::QuernEpilogue, sys::QuernCarry),
+    ) -> Result<(), CudaError> {
         match layer {
             CudaLinear::Int4 { weight, bias, inputs: 0 } => {
-                self.int4((x.address, x.rows, x.cols), (weight, *bias), out, epilogue)
+                self.int4((x.address, x.rows, x.cols), (weight, *bias), out, (epilogue, carry))
             }
             CudaLinear::Int4 { weight, bias, inputs } => {
                 let cols = weight.k as usize;
                 let gathered = self.gather_columns(x, *inputs, cols)?;
-                self.int4((gathered, x.rows, cols), (weight, *bias), out, epilogue)
+                self.int4((gathered, x.rows, cols), (weight, *bias), out, (epilogue, carry))
             }
             &CudaLinear::Dense { address, bias: 0, k, n } if epilogue == sys::QUERN_STORE_F32 => {
                 let rows = Rows { x: x.address, out: out.address, rows: x.rows };
@@ -167,7 +183,7 @@ impl CudaOps {
         (x, rows, cols): (u64, usize, usize),
         (weight, bias): (&sys::QuernInt4, u64),
         out: &CudaAct,
-        epilogue: sys::QuernEpilogue,
+        (epilogue, carry): (sys::QuernEpilogue, sys::QuernCarry),
     ) -> Result<(), CudaError> {
         let decodes = rows <= DECODE_ROWS;
         let workspace = match decodes {
@@ -189,6 +205,7 @@ impl CudaOps {
                 // Attention follows, and reads more than L2 holds.
                 false => sys::QuernPrefetch::default(),
             },
+            carry,
         };
         let (device, stream) = (&self.gpu.device, self.gpu.stream_pointer());
         // SAFETY: the matrices have these rows and columns (the entry point checks them against the weight's),

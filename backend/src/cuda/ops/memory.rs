@@ -1,6 +1,7 @@
 //! Device memory of the running step, beside the activations, and the layout by which the step is read. Taken
 //! by the executor's plan from the arena; used by every operation of `CudaOps`. Nothing is allocated later.
 
+use super::carry::CarryMemory;
 use super::{CudaOps, Places};
 use crate::config::ModelConfig;
 use crate::cuda::arena::Arena;
@@ -67,6 +68,7 @@ impl Places {
         let counters = self.decode_counter_bytes(room.max_spans, room.max_tokens);
         let arena = &mut self.arena;
         self.workspaces.allocate(&self.device, arena, room.max_rows)?;
+        self.carry.allocate(arena, config.hidden)?;
         Ok(StepMemory {
             inputs: arena.take("step inputs", room.input_bytes)?,
             counts: arena.take("token counts", room.count_slots * config.vocab * 4)?,
@@ -86,6 +88,7 @@ impl Places {
     /// Forgets what `step_memory` and `new_act` gave out, and gives it back.
     pub fn free(&mut self) {
         self.workspaces.clear();
+        self.carry = CarryMemory::default();
         self.arena = Arena::measuring();
     }
 }

@@ -8,6 +8,7 @@
 //! sums by their number.
 
 mod attention;
+mod carry;
 mod linear;
 mod load;
 mod memory;
@@ -18,7 +19,7 @@ mod transfer;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::driver::{CudaError, DeviceMemory, Gpu, check};
+use super::driver::{DeviceMemory, Gpu, check};
 use super::step_inputs::Layout;
 use super::sys;
 use crate::batch::Batch;
@@ -26,6 +27,7 @@ use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{LoadError, StepError};
 use crate::ops::{ActKind, Allocate, AttentionShape, KvShape, Ops, Pack};
 use crate::weights::{LinearSource, Tensor};
+use carry::{CARRY_ROWS, LastNorm};
 pub use linear::CudaLinear;
 use linear::Order;
 use load::Loader;
@@ -72,6 +74,7 @@ pub struct CudaOps {
     pub places: Places,
     loader: Option<Loader>,
     order: Order,
+    norm: LastNorm,
     memory: Option<StepMemory>,
     /// Of the step that is being launched.
     layout: Option<Layout>,
@@ -96,6 +99,7 @@ impl CudaOps {
             places,
             gpu,
             order: Order::default(),
+            norm: LastNorm::default(),
             memory: None,
             layout: None,
             logits_index: 0,
@@ -214,18 +218,18 @@ impl Ops for CudaOps {
         eps: f32,
         out: &mut CudaAct,
     ) -> Result<(), StepError> {
-        Ok(self.norm(x, None, weight, (eps, out))?)
-    }
-
-    fn add_rms_norm(
-        &mut self,
-        residual: &mut CudaAct,
-        delta: &CudaAct,
-        weight: &CudaNorm,
-        eps: f32,
-        out: &mut CudaAct,
-    ) -> Result<(), StepError> {
-        Ok(self.norm(residual, Some(delta), weight, (eps, out))?)
+        let args = sys::QuernRmsNorm {
+            residual: pointer(x.address).cast(),
+            weight: pointer(weight.0),
+            out: pointer(out.address),
+            rows: x.rows as i32,
+            hidden: x.cols as i32,
+            eps,
+            squares: self.norm.begin(&self.places.carry, out, eps),
+        };
+        // SAFETY: both matrices have these rows.
+        let status = unsafe { sys::quern_rms_norm(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+        Ok(check("rms_norm", status)?)
     }
 
     fn linear(&mut self, x: &CudaAct, layer: &CudaLinear, out: &mut CudaAct) -> Result<(), StepError> {
@@ -236,16 +240,29 @@ impl Ops for CudaOps {
         Ok(self.multiply(x, layer, out, epilogue)?)
     }
 
-    fn linear_add_rms_norm(
+    fn linear_add(
         &mut self,
         (x, layer): (&CudaAct, &CudaLinear),
         _delta: &mut CudaAct,
         residual: &mut CudaAct,
+    ) -> Result<(), StepError> {
+        Ok(self.multiply(x, layer, residual, sys::QUERN_ADD_F32)?)
+    }
+
+    fn linear_add_rms_norm(
+        &mut self,
+        (x, layer): (&CudaAct, &CudaLinear),
+        delta: &mut CudaAct,
+        residual: &mut CudaAct,
         (weight, eps): (&CudaNorm, f32),
         out: &mut CudaAct,
     ) -> Result<(), StepError> {
-        self.multiply(x, layer, residual, sys::QUERN_ADD_F32)?;
-        Ok(self.norm(residual, None, weight, (eps, out))?)
+        if out.rows > CARRY_ROWS || self.places.workspaces.has_dense() {
+            self.linear_add((x, layer), delta, residual)?;
+            return self.rms_norm(residual, weight, eps, out);
+        }
+        let carry = self.norm.write(&self.places.carry, (weight, eps), out);
+        Ok(self.multiply_carrying(x, layer, residual, (sys::QUERN_ADD_F32, carry))?)
     }
 
     fn linear_silu_mul(
@@ -346,29 +363,6 @@ impl Ops for CudaOps {
         unsafe { self.gpu.download(from, bytemuck::cast_slice_mut(&mut values)) }?;
         self.gpu.synchronize()?;
         Ok(Cow::Owned(values))
-    }
-}
-
-impl CudaOps {
-    fn norm(
-        &self,
-        residual: &CudaAct,
-        delta: Option<&CudaAct>,
-        weight: &CudaNorm,
-        (eps, out): (f32, &CudaAct),
-    ) -> Result<(), CudaError> {
-        let args = sys::QuernRmsNorm {
-            residual: pointer(residual.address).cast(),
-            delta: delta.map_or(std::ptr::null_mut(), |delta| pointer(delta.address)),
-            weight: pointer(weight.0),
-            out: pointer(out.address),
-            delta_is_f32: i32::from(delta.is_some_and(|delta| delta.element == Element::F32)),
-            rows: residual.rows as i32,
-            hidden: residual.cols as i32,
-            eps,
-        };
-        // SAFETY: all matrices have these rows.
-        check("rms_norm", unsafe { sys::quern_rms_norm(&self.gpu.device, &args, self.gpu.stream_pointer()) })
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::carry::CarryMemory;
 use super::linear::Workspaces;
 use super::{CudaAct, CudaEmbedding, CudaKv, CudaLinear, CudaNorm, Element, F16, pointer};
 use crate::config::ModelConfig;
@@ -22,6 +23,7 @@ pub struct Places {
     /// Where activations and the cache come from.
     pub arena: Arena,
     pub(super) workspaces: Workspaces,
+    pub(super) carry: CarryMemory,
     /// float64 `[rope_dim / 2]` of the rotary embedding's frequencies, or 0.
     pub(super) rope_factors: u64,
     /// Float tensors by name: a tied head shares the embedding.
@@ -71,6 +73,7 @@ impl Places {
             arena: Arena::measuring(),
             rope_factors,
             workspaces: Workspaces::default(),
+            carry: CarryMemory::default(),
             halves: HashMap::new(),
             windows: config.windows().into_iter().map(window_argument).collect(),
             n_heads: config.n_heads,

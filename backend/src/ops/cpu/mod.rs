@@ -229,20 +229,19 @@ impl Ops for CpuOps {
         Ok(())
     }
 
-    fn add_rms_norm(
+    fn linear_add(
         &mut self,
+        (x, layer): (&CpuAct, &CpuLinear),
+        delta: &mut CpuAct,
         residual: &mut CpuAct,
-        delta: &CpuAct,
-        weight: &CpuNorm,
-        eps: f32,
-        out: &mut CpuAct,
     ) -> Result<(), StepError> {
-        delta.expect("add_rms_norm", residual.rows(), residual.cols())?;
+        self.linear(x, layer, delta)?;
+        delta.expect("linear_add", residual.rows(), residual.cols())?;
         let level = self.level;
         each_row(&mut self.pool, residual, |r, residual| {
             level.run(Add { residual, delta: delta.row(r) });
         });
-        self.rms_norm(residual, weight, eps, out)
+        Ok(())
     }
 
     fn linear(&mut self, x: &CpuAct, layer: &CpuLinear, out: &mut CpuAct) -> Result<(), StepError> {

@@ -111,20 +111,19 @@ impl Ops for ReferenceOps {
         Ok(())
     }
 
-    fn add_rms_norm(
+    fn linear_add(
         &mut self,
+        (x, layer): (&Matrix, &Linear),
+        delta: &mut Matrix,
         residual: &mut Matrix,
-        delta: &Matrix,
-        weight: &Vec<f32>,
-        eps: f32,
-        out: &mut Matrix,
     ) -> Result<(), StepError> {
+        self.linear(x, layer, delta)?;
         for row in 0..residual.rows() {
             for (residual, delta) in residual.row_mut(row).iter_mut().zip(delta.row(row)) {
                 *residual += delta;
             }
         }
-        self.rms_norm(residual, weight, eps, out)
+        Ok(())
     }
 
     fn linear(&mut self, x: &Matrix, layer: &Linear, out: &mut Matrix) -> Result<(), StepError> {

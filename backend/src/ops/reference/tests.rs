@@ -33,18 +33,13 @@ fn check(got: &[f32], expected: impl IntoIterator<Item = f64>) {
 #[test]
 fn rms_norm_divides_by_the_root_mean_square() {
     let mut ops = ReferenceOps::default();
-    let (mut residual, delta, weight) = (matrix(1, 3, 5), matrix(2, 3, 5), random(3, 5));
-    let sum: Vec<Vec<f64>> = (0..3)
-        .map(|r| {
-            residual.row(r).iter().zip(delta.row(r)).map(|(a, b)| f64::from(*a) + f64::from(*b)).collect()
-        })
-        .collect();
+    let (x, weight) = (matrix(1, 3, 5), random(3, 5));
     let mut out = Matrix::zeros(3, 5).unwrap();
-    ops.add_rms_norm(&mut residual, &delta, &weight, 0.25, &mut out).unwrap();
-    for (row, sum) in sum.iter().enumerate() {
-        check(residual.row(row), sum.iter().copied());
-        let scale = (sum.iter().map(|x| x * x).sum::<f64>() / 5.0 + 0.25).sqrt();
-        check(out.row(row), sum.iter().zip(&weight).map(|(x, w)| x / scale * f64::from(*w)));
+    ops.rms_norm(&x, &weight, 0.25, &mut out).unwrap();
+    for row in 0..3 {
+        let x: Vec<f64> = x.row(row).iter().copied().map(f64::from).collect();
+        let scale = (x.iter().map(|x| x * x).sum::<f64>() / 5.0 + 0.25).sqrt();
+        check(out.row(row), x.iter().zip(&weight).map(|(x, w)| x / scale * f64::from(*w)));
     }
 }
 
@@ -73,9 +68,14 @@ fn linear_layers_are_joined_side_by_side_with_their_biases() {
         })
         .collect();
     let layer = ops.load_linear(&sources).unwrap();
-    let mut out = Matrix::zeros(2, 7).unwrap();
+    let (mut out, mut delta) = (Matrix::zeros(2, 7).unwrap(), Matrix::zeros(2, 7).unwrap());
     ops.linear(&x, &layer, &mut out).unwrap();
+    let mut residual = matrix(9, 2, 7);
+    let before = residual.clone();
+    ops.linear_add((&x, &layer), &mut delta, &mut residual).unwrap();
     for row in 0..2 {
+        let sums = before.row(row).iter().zip(out.row(row)).map(|(a, b)| f64::from(*a) + f64::from(*b));
+        check(residual.row(row), sums);
         let dot =
             |w: &[f32]| w.iter().zip(x.row(row)).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
         let expected = (0..3).flat_map(|i| {

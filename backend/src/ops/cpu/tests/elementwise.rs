@@ -85,11 +85,15 @@ fn norms() {
             ops.rms_norm(&x, &weight, 1e-5, &mut y).unwrap();
             y.values().to_vec()
         });
+        let unit: Vec<f32> = (0..cols * cols).map(|i| f32::from(i / cols == i % cols)).collect();
+        let unit = plain::source(DType::F32, cols, cols, &unit);
         let want = [norm(&sum), sum].concat();
-        check(&want, 1e-6, "add_rms_norm", |ops| {
-            let (mut x, delta) = (act(ops, cols, &x), act(ops, cols, &delta));
+        check(&want, 1e-6, "linear_add_rms_norm", |ops| {
+            let layer = ops.load_linear(std::slice::from_ref(&unit)).unwrap();
+            let (mut x, delta, mut scratch) =
+                (act(ops, cols, &x), act(ops, cols, &delta), out(ops, rows, cols));
             let (weight, mut y) = (ops.load_norm(&weight).unwrap(), out(ops, rows, cols));
-            ops.add_rms_norm(&mut x, &delta, &weight, 1e-5, &mut y).unwrap();
+            ops.linear_add_rms_norm((&delta, &layer), &mut scratch, &mut x, (&weight, 1e-5), &mut y).unwrap();
             [y.values(), x.values()].concat()
         });
     }

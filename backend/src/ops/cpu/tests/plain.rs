@@ -4,7 +4,7 @@ use super::*;
 use crate::ops::ActKind;
 use crate::weights::{LinearSource, LinearWeight};
 
-fn source(dtype: DType, k: usize, n: usize, values: &[f32]) -> LinearSource {
+pub(super) fn source(dtype: DType, k: usize, n: usize, values: &[f32]) -> LinearSource {
     let weight = LinearWeight::Plain(float_tensor(dtype, &[n, k], values));
     LinearSource { name: "layer".into(), in_features: k, out_features: n, weight, bias: None }
 }
