@@ -14,7 +14,7 @@ readonly most_mb=60
 
 rm -rf "$out"
 mkdir -p "$out/golden"
-for program in text-generation-{launcher,router,shard} examples/{bench_shard,compare_shards,make_checkpoint}; do
+for program in text-generation-{launcher,router,shard} examples/{bench_shard,bench_step,compare_shards,make_checkpoint}; do
   strip -o "$out/$(basename "$program")" "$release/$program"
 done
 for program in kernel_tests kernel_bench; do strip -o "$out/$program" "$root/target/csrc/$program"; done

@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-PARTS = ("kernels", "engine", "stack", "plan", "start")
+PARTS = ("kernels", "engine", "overhead", "stack", "plan", "start")
 
 
 def short_name(device):

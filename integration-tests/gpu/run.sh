@@ -4,6 +4,7 @@
 #   run.sh sanitize   the same on small shapes under compute-sanitizer (memcheck, racecheck)
 #   run.sh kernels    each kernel's time and its share of what the machine gives
 #   run.sh bench      the shard with Qwen-14B-Chat's dimensions and dummy weights
+#   run.sh overhead   decode steps against their kernels alone
 #   run.sh compare    real checkpoints: the GPU's tokens and logprobs against the CPU's
 #   run.sh serve      a server with a real checkpoint of $MODELS: constrained answers, prompts' log-probabilities, kill -9
 #   run.sh stack      launcher, router, shard and an HTTP client; compares with the engine's figures of `bench`
@@ -70,6 +71,10 @@ run_bench() {
     --seconds "${ENGINE_SECONDS:-200}" -- --device cuda --dummy-weights
 }
 
+run_overhead() {
+  part overhead 60 "$here/bench_step" --model-path "$here/qwen-14b-chat" --json "$out/overhead.json" --commit "$commit"
+}
+
 run_compare() {
   local folder name windowed=$out/smollm2-135m-windowed
   for folder in "$models"/*/; do
@@ -113,9 +118,9 @@ run_start() {
 
 for what in "${@:-help}"; do
   case $what in
-  test | sanitize | kernels | bench | compare | serve | stack | plan | start) "run_$what" ;;
-  all) run_test; run_bench; run_stack; run_compare; run_serve; run_plan; run_start; run_kernels; run_sanitize ;;
-  *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  test | sanitize | kernels | bench | overhead | compare | serve | stack | plan | start) "run_$what" ;;
+  all) run_test; run_bench; run_overhead; run_stack; run_compare; run_serve; run_plan; run_start; run_kernels; run_sanitize ;;
+  *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 python3 "$here/join_results.py" "$out" --commit "$commit"

@@ -12,7 +12,7 @@ pub mod sizes;
 mod slots;
 mod step_batch;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::driver::CudaError;
 use super::ops::CudaOps;
@@ -54,6 +54,30 @@ impl CudaExecutor {
             completion: Completion::start()?,
             memory_fraction,
         })
+    }
+
+    /// Launches the captured step of `rows` sequences `times` times with the last step's inputs, and waits: what decode
+    /// steps take when the device never waits for the host. For benchmarks; what those sequences say from then on means
+    /// nothing.
+    ///
+    /// # Errors
+    /// There is no such captured step, or the device fails.
+    pub fn replay(&mut self, rows: usize, times: usize) -> Result<Duration, StepError> {
+        let buckets = self.planned.iter().flat_map(|planned| &planned.buckets);
+        let Some(bucket) = buckets.into_iter().find(|bucket| bucket.rows == rows) else {
+            return Err(StepError::Device {
+                op: "replay",
+                detail: format!("no step of {rows} rows is captured"),
+            });
+        };
+        let gpu = &self.decoder.ops().gpu;
+        gpu.synchronize()?;
+        let started = Instant::now();
+        for _ in 0..times {
+            bucket.launch()?;
+        }
+        gpu.synchronize()?;
+        Ok(started.elapsed())
     }
 
     /// Checks the step and sets it going; what is read when it is done.
