@@ -79,8 +79,9 @@ void check_reader(TestContext &context, LinearShape shape, int m) {
   const std::vector<float> squares = random_squares(m, shape.k, context.rng);
   std::vector<float> scales;
   for (int row = 0; row < m; ++row) {
-    scales.push_back(context.rng.uniform(0.02f, 0.2f));
-    shape.row_factors.push_back(float(inverse_rms(squares, row, parts_of(m, shape.k), shape.k) / scales[row]));
+    const double inverse = inverse_rms(squares, row, parts_of(m, shape.k), shape.k);
+    scales.push_back(float(inverse) / context.rng.uniform(0.5f, 1.5f));
+    shape.row_factors.push_back(float(inverse / scales[row]));
   }
   LinearCase linear(shape, m, context.rng);
   const Machine machine(context.device, shape);
