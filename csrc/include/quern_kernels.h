@@ -183,7 +183,27 @@ typedef struct QuernHead {
  * all M). */
 int32_t quern_head_decode(const QuernDevice *device, const QuernHead *args, void *stream);
 
-/* ---- dense fp16 layers: y = x W^T by quern_head_decode, then this ---- */
+/* ---- dense fp16 layers: y = x W^T (+ bias) ---- */
+
+/* Many rows, on sm_90. With QUERN_SILU_MUL_F16 the first half of W's rows is the gate. */
+typedef struct QuernDense {
+  const void *weight; /* fp16 [N, K], 16-byte aligned */
+  const void *x;      /* fp16 [M, K], 16-byte aligned, row distance ldx */
+  const void *bias;   /* fp16 [N], or NULL */
+  void *out;          /* see QuernEpilogue; must not overlap x */
+  void *workspace;    /* as quern_int4_linear_prefill's, and may be the same */
+  int32_t m;          /* rows, >= 17 */
+  int32_t k;          /* multiple of 64 */
+  int32_t n;          /* multiple of 8; of 16 with QUERN_SILU_MUL_F16 */
+  int32_t ldx;        /* elements, multiple of 8, >= k */
+  int32_t ldo;        /* elements, >= columns of out */
+  int32_t epilogue;   /* QuernEpilogue */
+} QuernDense;
+
+/* How a sum is cut depends on M: equal launches give equal bits, a row beside other rows may differ in the last ones. */
+int32_t quern_dense_linear(const QuernDevice *device, const QuernDense *args, void *stream);
+
+/* Few rows, and other devices: quern_head_decode, then this. */
 
 /* out = epilogue(sums + bias). With QUERN_SILU_MUL_F16 the first half of the columns is the gate. */
 typedef struct QuernDenseOutput {

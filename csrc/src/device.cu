@@ -51,6 +51,7 @@ extern "C" int32_t quern_device_open(int32_t ordinal, QuernDevice *device) {
   if (status == QUERN_OK) status = prefill_attention_prepare(*device);
   if (status == QUERN_OK) status = sample_prepare(*device);
   if (status == QUERN_OK) status = int4_prefill_prepare(*device);
+  if (status == QUERN_OK) status = dense_prefill_prepare(*device);
   if (status != QUERN_OK) return status;
   for (int32_t i = 0; i < 4; ++i) device->clusters[i] = clusters_at_once(1 << i, *device);
   device->pdl = device->compute_capability >= 90;

@@ -15,6 +15,7 @@ int32_t decode_attention_prepare();
 int32_t prefill_attention_prepare(const QuernDevice &device);
 int32_t sample_prepare(const QuernDevice &device);
 int32_t int4_prefill_prepare(const QuernDevice &device);
+int32_t dense_prefill_prepare(const QuernDevice &device);
 
 /// Raises one kernel's dynamic shared memory to the device's limit.
 template <typename Params>

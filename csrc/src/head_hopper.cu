@@ -143,7 +143,7 @@ struct HeadConsumer {
       for (int tile = 0; tile < kTeamTiles; ++tile) {
         const uint64_t weights = swizzled_operand(stage + (team * kTeamTiles + tile) * kTileBytes);
 #pragma unroll
-        for (int step = 0; step < kStepK / 16; ++step) wgmma_64x64_shared(sums[tile], weights + 2 * step, x + 2 * step);
+        for (int step = 0; step < kStepK / 16; ++step) wgmma_shared<kTokens>(sums[tile], weights + 2 * step, x + 2 * step, true);
       }
       wgmma_commit();
       wgmma_wait<1>();

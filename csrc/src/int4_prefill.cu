@@ -120,7 +120,7 @@ PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args)
   return best;
 }
 
-int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const PrefillChoice &choice, void *stream) {
+PrefillParams prefill_params(const QuernLinear &args, const PrefillPlan &plan) {
   const QuernInt4 &w = args.weight;
   PrefillParams params = {};
   params.tiles = static_cast<const uint8_t *>(w.tiles);
@@ -141,7 +141,12 @@ int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const
   params.wide_stores = args.ldo % (f16_out ? 8 : 4) == 0 && is_aligned(args.out, 16);
   params.prefetch = args.prefetch;
   params.carry = args.carry;
-  params.plan = choice.plan;
+  params.plan = plan;
+  return params;
+}
+
+int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const PrefillChoice &choice, void *stream) {
+  const PrefillParams params = prefill_params(args, choice.plan);
   return choice.portable ? launch_portable_prefill(device, params, stream) : launch_hopper_prefill(device, params, stream);
 }
 

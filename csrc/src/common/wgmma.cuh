@@ -86,15 +86,27 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4]
   }
 }
 
-/// The same with A in shared memory too, laid out like B: 64 rows of 128 bytes. d += a b.
-__device__ __forceinline__ void wgmma_64x64_shared(float (&d)[32], uint64_t a, uint64_t b) {
-  asm volatile("{\n.reg .pred keep;\nsetp.eq.u32 keep, 0, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" QUERN_D0
-               ", " QUERN_D1 ", " QUERN_D2 ", " QUERN_D3 "}, %32, %33, keep, 1, 1, 0, 0;\n}\n"
-               : QUERN_F8(d, 0), QUERN_F8(d, 8), QUERN_F8(d, 16), QUERN_F8(d, 24)
-               : "l"(a), "l"(b));
+#define QUERN_WGMMA_SHARED(n, registers, a_number, b_number, keep_number, ...)                                     \
+  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, " keep_number ", 0;\nwgmma.mma_async.sync.aligned.m64n" n     \
+               "k16.f32.f16.f16 {" registers "}, " a_number ", " b_number ", keep, 1, 1, 0, 0;\n}\n"              \
+               : __VA_ARGS__                                                                                      \
+               : "l"(a), "l"(b), "r"(int(keep)))
+
+/// The same with A in shared memory too, laid out like B: 64 rows of 128 bytes.
+template <int kN>
+__device__ __forceinline__ void wgmma_shared(float (&d)[kN / 2], uint64_t a, uint64_t b, bool keep) {
+  static_assert(kN == 64 || kN == 128 || kN == 256, "no instruction written for this width");
+  if constexpr (kN == 64) {
+    QUERN_WGMMA_SHARED("64", QUERN_D0 ", " QUERN_D1 ", " QUERN_D2 ", " QUERN_D3, "%32", "%33", "%34", QUERN_F8(d, 0), QUERN_F8(d, 8), QUERN_F8(d, 16), QUERN_F8(d, 24));
+  } else if constexpr (kN == 128) {
+    QUERN_WGMMA_SHARED("128", QUERN_D0 ", " QUERN_D1 ", " QUERN_D2 ", " QUERN_D3 ", " QUERN_D4 ", " QUERN_D5 ", " QUERN_D6 ", " QUERN_D7, "%64", "%65", "%66", QUERN_F8(d, 0), QUERN_F8(d, 8), QUERN_F8(d, 16), QUERN_F8(d, 24), QUERN_F8(d, 32), QUERN_F8(d, 40), QUERN_F8(d, 48), QUERN_F8(d, 56));
+  } else if constexpr (kN == 256) {
+    QUERN_WGMMA_SHARED("256", QUERN_D0 ", " QUERN_D1 ", " QUERN_D2 ", " QUERN_D3 ", " QUERN_D4 ", " QUERN_D5 ", " QUERN_D6 ", " QUERN_D7 ", " QUERN_D8 ", " QUERN_D9 ", " QUERN_D10 ", " QUERN_D11 ", " QUERN_D12 ", " QUERN_D13 ", " QUERN_D14 ", " QUERN_D15, "%128", "%129", "%130", QUERN_F8(d, 0), QUERN_F8(d, 8), QUERN_F8(d, 16), QUERN_F8(d, 24), QUERN_F8(d, 32), QUERN_F8(d, 40), QUERN_F8(d, 48), QUERN_F8(d, 56), QUERN_F8(d, 64), QUERN_F8(d, 72), QUERN_F8(d, 80), QUERN_F8(d, 88), QUERN_F8(d, 96), QUERN_F8(d, 104), QUERN_F8(d, 112), QUERN_F8(d, 120));
+  }
 }
 
 #undef QUERN_WGMMA
+#undef QUERN_WGMMA_SHARED
 #undef QUERN_F8
 #undef QUERN_D0
 #undef QUERN_D1

@@ -90,6 +90,24 @@ __device__ __forceinline__ void add_partials(const PrefillParams &p, float (&sum
   }
 }
 
+/// Where a team stands in its launch.
+struct TeamPlace {
+  int worker, rank, index;
+};
+
+/// Ends a segment whose worker has the output block's first unit: adds what the others send and stores the block.
+template <int kTokens, int kTeams, int kCluster>
+__device__ __forceinline__ void join_and_store(const PrefillParams &p, float (&sums)[kTokens / 2], const Segment &segment,
+                                               TeamPlace place, const Team &team) {
+  if (segment.k_count < p.plan.k_tiles) {
+    const PartialPlace partials = {partial_index(p.plan, 0, place.rank, place.index), kCluster * kTeams,
+                                   partial_floats(kTokens)};
+    add_partials(p, sums, segment, place.worker, partials, team);
+  }
+  const int n_tile = (segment.n_block * kCluster + place.rank) * kTeams + place.index;
+  store_block<kTokens>(p, sums, n_tile * kTileN, segment.m_block * kTokens, team);
+}
+
 /// A counter of the workers that share an output block: arrivals in its lower half, departures in its upper half.
 constexpr int kArrived = 1, kDeparted = 1 << 16;
 

@@ -308,11 +308,9 @@ struct Consumer {
       } else {
         accumulate(sums, segment.k_count);
       }
-      const PartialPlace partials = {partial_index(p.plan, 0, place.rank, team_index), p.plan.cluster * Config::kTeams,
-                                     partial_floats(Config::kTokens)};
-      const int n_tile = (segment.n_block * Config::kCluster + place.rank) * Config::kTeams + team_index;
+      const TeamPlace at = {place.worker, place.rank, team_index};
       if (segment.k_begin > 0) {
-        const int index = partial_index(p.plan, place.worker, place.rank, team_index);
+        const int index = partial_index(p.plan, at.worker, at.rank, at.index);
         store_partial(sums, p.partials + int64_t(index) * partial_floats(Config::kTokens), team.thread);
         if (Config::kCrowded && !walk.at_end()) {
           owed = index;
@@ -321,11 +319,8 @@ struct Consumer {
         }
         continue;
       }
-      if (segment.k_count < p.plan.k_tiles) {
-        add_partials(p, sums, segment, place.worker, partials, team);
-      }
       await_factors();
-      store_block<Config::kTokens>(p, sums, n_tile * kTileN, segment.m_block * Config::kTokens, team);
+      join_and_store<Config::kTokens, Config::kTeams, Config::kCluster>(p, sums, segment, at, team);
     }
   }
 };

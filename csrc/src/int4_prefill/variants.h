@@ -31,8 +31,15 @@ PrefillChoice plan_prefill(const QuernDevice &device, const QuernLinear &args, P
 /// The cheapest of all.
 PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args);
 
+/// What the kernels are launched with.
+PrefillParams prefill_params(const QuernLinear &args, const PrefillPlan &plan);
+
 /// Launches after the entry point's checks.
 int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const PrefillChoice &choice, void *stream);
+
+/// Dense layers: one of `dense_variants()` kernels, after the entry point's checks.
+int32_t launch_dense(const QuernDevice &device, const QuernDense &args, int variant, PrefillSplit split, void *stream);
+int dense_variants();
 
 // One function a source file, so that kernels compile side by side.
 int32_t launch_hopper_prefill(const QuernDevice &device, const PrefillParams &params, void *stream);

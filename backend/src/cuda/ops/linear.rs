@@ -13,6 +13,10 @@ use crate::error::LoadError;
 const DECODE_ROWS: usize = 16;
 /// Rows of a dense layer whose sums are kept at once.
 const DENSE_ROWS: usize = 256;
+/// Most rows of a dense layer for which the output head's kernels are best, on `DENSE_CAPABILITY`; elsewhere there is no other.
+const FEW_DENSE_ROWS: usize = 64;
+/// Compute capability that has a kernel for many rows.
+const DENSE_CAPABILITY: i32 = 90;
 /// Most rows with which products wait for memory rather than compute.
 const PREFETCH_ROWS: usize = 64;
 /// Of the next matrix, brought to L2 while a product ends: what memory delivers meanwhile.
@@ -157,7 +161,13 @@ impl CudaOps {
                 let rows = Rows { x: x.address, out: out.address, rows: x.rows };
                 self.head((address, k, n), (rows, x.cols, out.cols))
             }
-            &CudaLinear::Dense { address, bias, k, n } => self.dense(x, (address, bias, k, n), out, epilogue),
+            &CudaLinear::Dense { address, bias, k, n } => {
+                let many = x.rows > FEW_DENSE_ROWS && self.gpu.device.compute_capability == DENSE_CAPABILITY;
+                match many {
+                    true => self.dense_prefill(x, (address, bias, k, n), out, epilogue),
+                    false => self.dense(x, (address, bias, k, n), out, epilogue),
+                }
+            }
         }
     }
 
@@ -214,6 +224,31 @@ impl CudaOps {
             true => check("int4_decode", unsafe { sys::quern_int4_linear_decode(device, &args, stream) }),
             false => check("int4_prefill", unsafe { sys::quern_int4_linear_prefill(device, &args, stream) }),
         }
+    }
+
+    fn dense_prefill(
+        &self,
+        x: &CudaAct,
+        (weight, bias, k, n): (u64, u64, usize, usize),
+        out: &CudaAct,
+        epilogue: sys::QuernEpilogue,
+    ) -> Result<(), CudaError> {
+        let args = sys::QuernDense {
+            weight: pointer(weight),
+            x: pointer(x.address),
+            bias: pointer(bias),
+            out: pointer(out.address),
+            workspace: pointer(self.places.workspaces.prefill),
+            m: x.rows as i32,
+            k: k as i32,
+            n: n as i32,
+            ldx: x.cols as i32,
+            ldo: out.cols as i32,
+            epilogue: epilogue as i32,
+        };
+        // SAFETY: the matrices have these rows and columns, and one stream uses the workspace.
+        let status = unsafe { sys::quern_dense_linear(&self.gpu.device, &args, self.gpu.stream_pointer()) };
+        check("dense_linear", status)
     }
 
     /// A few rows at a time: their sums in float32, then what the layer's output is made of them.
