@@ -162,8 +162,9 @@ impl CudaOps {
                 self.head((address, k, n), (rows, x.cols, out.cols))
             }
             &CudaLinear::Dense { address, bias, k, n } => {
-                let many = x.rows > FEW_DENSE_ROWS && self.gpu.device.compute_capability == DENSE_CAPABILITY;
-                match many {
+                let has_kernel =
+                    self.gpu.device.compute_capability == DENSE_CAPABILITY && n.is_multiple_of(16);
+                match has_kernel && x.rows > FEW_DENSE_ROWS {
                     true => self.dense_prefill(x, (address, bias, k, n), out, epilogue),
                     false => self.dense(x, (address, bias, k, n), out, epilogue),
                 }
