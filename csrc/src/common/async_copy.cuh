@@ -32,6 +32,10 @@ __device__ __forceinline__ void prefetch_l1(const void *global) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(global) : "memory");
 }
 
+__device__ __forceinline__ void prefetch_l2(const void *global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory");
+}
+
 /// Barrier among the first `threads` arriving threads of a block (a multiple of 32); ids 1..15.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -5,6 +5,7 @@
 
 #include <cuda_fp16.h>
 
+#include "common/async_copy.cuh"
 #include "common/epilogue.cuh"
 #include "layout.h"
 #include "quern_kernels.h"
@@ -38,6 +39,14 @@ __device__ __forceinline__ void find_row_factors(const QuernCarry &carry, int m,
     if (row >= m || lane % kLanes != 0) continue;
     factors[row] = known / sqrtf(sum / float(hidden) + carry.eps);
   }
+}
+
+/// Asks for the weights of the norm that begins here. No kernel writes them, so nothing has to be waited for; thread
+/// `worker` of all blocks' takes a line.
+__device__ __forceinline__ void prefetch_norm_weight(const QuernCarry &carry, int columns, int worker) {
+  constexpr int kLine = 64;  // halves
+  if (carry.next_squares == nullptr || worker * kLine >= columns) return;
+  prefetch_l2(static_cast<const __half *>(carry.weight) + worker * kLine);
 }
 
 /// The sum over the 16 lanes of a half warp, in each of them; all 16 must call it.

@@ -42,7 +42,7 @@ __device__ __forceinline__ OwnedItem owned_item(const DecodeParams &p, const Sla
           i & ((1 << row_shift) - 1)};
 }
 
-/// Brings the residual that this thread will add to first near it, while the last sums are under way. Only for threads
+/// Brings the residual that this thread will add to first, and the weight of its norm, near it, while the last sums are under way. Only for threads
 /// that have waited for the previous kernel.
 __device__ __forceinline__ void prefetch_residual(const DecodeParams &p, const Slab &slab) {
   if (p.epilogue != QUERN_ADD_F32 || int(threadIdx.x) >= owned_items(p, slab)) return;
@@ -50,6 +50,7 @@ __device__ __forceinline__ void prefetch_residual(const DecodeParams &p, const S
   const int packed = item.packed_strip * kStripN + item.row;
   if (packed >= p.n || 2 * item.pair >= p.m) return;
   const int64_t at = int64_t(2 * item.pair) * p.ldo + logical_row(packed, p.n, p.pair_stride);
+  if (p.carry.next_squares != nullptr) prefetch_l1(static_cast<const __half *>(p.carry.weight) + packed);
   prefetch_l1(static_cast<const float *>(p.out) + at);
   if (2 * item.pair + 1 < p.m) prefetch_l1(static_cast<const float *>(p.out) + at + p.ldo);
 }
@@ -92,6 +93,7 @@ __global__ void __launch_bounds__(ClusterLaunch<Config>::kThreads, 1)
   if (threadIdx.x == Config::kConsumers) init_rings(barriers);
   __syncthreads();
   if (threadIdx.x >= Config::kConsumers) {
+    prefetch_norm_weight(p.carry, p.n, 32 * blockIdx.x + threadIdx.x % 32);
     fill_rings<Config::kTeams, Config::kTileBytes>(p, slab, rings, barriers);
     if (has_peers) cluster_wait();
   } else {

@@ -130,6 +130,7 @@ __device__ __forceinline__ void produce_weights(const PrefillParams &p, BlockPla
 template <class Config>
 __device__ __forceinline__ void produce_factors(const PrefillParams &p, int warp, float *factors,
                                                 PrefillBarriers<Config> &barriers) {
+  if (warp == 0) prefetch_norm_weight(p.carry, p.n, 32 * blockIdx.x + threadIdx.x % 32);
   wait_for_previous_kernel();
   load_factors(p, factors, warp, 2);
   __syncwarp();
