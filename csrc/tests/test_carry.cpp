@@ -210,7 +210,7 @@ void test_carry(TestContext &context) {
   const std::vector<LinearShape> readers = {
       {576, 72, 64, QUERN_STORE_F32},
       {160, 200, 32, QUERN_STORE_F16, 0, true},
-      {640, 256, 128, QUERN_SILU_MUL_F16, 128, true},
+      {640, 1024, 128, QUERN_SILU_MUL_F16, 512, true},
   };
   const std::vector<LinearShape> writers = {{576, 72, 64, QUERN_ADD_F32, 0, true}, {1280, 200, 32, QUERN_ADD_F32}};
   const std::vector<int> rows = context.small ? std::vector<int>{3, 37} : std::vector<int>{1, 2, 3, 7, 8, 9, 16, 17, 31, 32, 33, 63, 64};
