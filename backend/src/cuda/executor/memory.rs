@@ -47,7 +47,7 @@ impl Planned {
     ) -> Result<Planned, LoadError> {
         let config = decoder.config().clone();
         let available = decoder.ops().gpu.available(memory_fraction)?;
-        let (room, mut plan) = sizes::plan(&mut decoder.ops_mut().places, &config, budget, available)?;
+        let (room, plan) = sizes::plan(&mut decoder.ops_mut().places, &config, budget, available)?;
         let memory = allocate(decoder, &room, &plan)?;
         let mut planned = Planned {
             buckets: vec![],
@@ -67,20 +67,7 @@ impl Planned {
             capture_time: Duration::ZERO,
             table_stride: room.table_stride,
         };
-        let before = decoder.ops().gpu.memory()?.0;
-        let started = Instant::now();
         planned.capture(decoder, budget.max_step_rows)?;
-        let (free, total) = decoder.ops().gpu.memory()?;
-        plan.graph_bytes = before.saturating_sub(free);
-        planned.plan = plan;
-        planned.capture_time = started.elapsed();
-        tracing::info!(
-            "GPU memory: {} of {} in use; {} decode graphs captured in {:.2?}",
-            mib(total - free),
-            mib(total),
-            planned.buckets.len(),
-            planned.capture_time
-        );
         Ok(planned)
     }
 
@@ -126,7 +113,25 @@ impl Planned {
         ops.gpu.synchronize()
     }
 
+    /// Captures the decode steps, and notes what that took.
     fn capture(&mut self, decoder: &mut Decoder<CudaOps>, max_rows: usize) -> Result<(), LoadError> {
+        let before = decoder.ops().gpu.memory()?.0;
+        let started = Instant::now();
+        self.capture_buckets(decoder, max_rows)?;
+        let (free, total) = decoder.ops().gpu.memory()?;
+        self.plan.graph_bytes = before.saturating_sub(free);
+        self.capture_time = started.elapsed();
+        tracing::info!(
+            "GPU memory: {} of {} in use; {} decode graphs captured in {:.2?}",
+            mib(total - free),
+            mib(total),
+            self.buckets.len(),
+            self.capture_time
+        );
+        Ok(())
+    }
+
+    fn capture_buckets(&mut self, decoder: &mut Decoder<CudaOps>, max_rows: usize) -> Result<(), LoadError> {
         let mut host = vec![0u64; self.transfer_bytes.inputs.div_ceil(8) + 4];
         // Largest first: what the driver takes for them then serves the others too.
         for rows in buckets::sizes(max_rows).into_iter().rev() {

@@ -20,13 +20,14 @@ use super::step_inputs::{Layout, StepShape, Writer};
 use super::sys;
 use crate::batch::Batch;
 use crate::error::{LoadError, StepError};
-use crate::executor::admission::Admission;
+use crate::executor::admission::{Admission, AdmittedRow};
 use crate::executor::sequence::SequenceTable;
-use crate::executor::{Budget, Done, Row, Step, StepExecutor};
+use crate::executor::{Budget, Done, Row, Start, Step, StepExecutor};
 use crate::memory_plan::MemoryPlan;
 use crate::model::decoder::Decoder;
 use completion::{Completion, Finished, Transfer};
 use memory::Planned;
+use slots::Slots;
 use step_batch::StepBatch;
 
 /// A model on a GPU, its memory and its sequences.
@@ -98,22 +99,10 @@ impl CudaExecutor {
         let mut admission = Admission::new(self.decoder.config(), &planned.limits);
         let mut rows = Vec::with_capacity(step.rows.len());
         for (index, row) in step.rows.into_iter().enumerate() {
-            let (sequence_id, start) = (row.sequence_id, row.start.clone());
-            let admitted = check_supported(&row).and_then(|()| self.sequences.admit(row, &mut admission));
-            let slotted = admitted.and_then(|row| {
-                let sequence = self.sequences.get(sequence_id).ok_or("no such sequence")?;
-                let has_row = sequence.sampling.penalizes() || !sequence.bias.is_empty();
-                let counts = planned.slots.assign(sequence_id, has_row)?;
-                Ok((row, counts.zip(start).map(|(counts, start)| (counts, start, sequence.bias.clone()))))
-            });
-            match slotted {
-                Ok((row, new)) => {
-                    if let Some((counts, start, bias)) = new {
-                        planned.reset_counts(self.decoder.ops(), counts, &start)?;
-                        if !bias.is_empty() {
-                            planned.set_biases(self.decoder.ops(), counts, &bias)?;
-                        }
-                    }
+            match admit(row, &mut admission, &mut self.sequences, &mut planned.slots) {
+                Ok((row, None)) => rows.push(row),
+                Ok((row, Some(new))) => {
+                    new.prepare(planned, self.decoder.ops())?;
                     rows.push(row);
                 }
                 Err(fault) => finished.fail(index, fault),
@@ -163,6 +152,41 @@ impl StepExecutor for CudaExecutor {
     }
 }
 
+/// A sequence that begins, in a row of the counts and biases of its own.
+struct NewSequence {
+    counts: i32,
+    start: Start,
+    bias: Vec<(u32, f32)>,
+}
+
+impl NewSequence {
+    fn prepare(self, planned: &Planned, ops: &CudaOps) -> Result<(), CudaError> {
+        planned.reset_counts(ops, self.counts, &self.start)?;
+        match self.bias.is_empty() {
+            true => Ok(()),
+            false => planned.set_biases(ops, self.counts, &self.bias),
+        }
+    }
+}
+
+/// Takes a row into the step, and its sequence into the slots.
+fn admit(
+    row: Row,
+    admission: &mut Admission,
+    sequences: &mut SequenceTable,
+    slots: &mut Slots,
+) -> Result<(AdmittedRow, Option<NewSequence>), String> {
+    let (sequence_id, start) = (row.sequence_id, row.start.clone());
+    check_supported(&row)?;
+    let row = sequences.admit(row, admission)?;
+    let sequence = sequences.get(sequence_id).ok_or("no such sequence")?;
+    let has_row = sequence.sampling.penalizes() || !sequence.bias.is_empty();
+    let counts = slots.assign(sequence_id, has_row)?;
+    let new =
+        counts.zip(start).map(|(counts, start)| NewSequence { counts, start, bias: sequence.bias.clone() });
+    Ok((row, new))
+}
+
 /// What a row may ask of the CPU, but not of a GPU.
 fn check_supported(row: &Row) -> Result<(), String> {
     let most = sys::QUERN_MAX_TOP_TOKENS as usize;
@@ -206,7 +230,11 @@ fn launch(
             compute(decoder, &mut planned.memory, layout.shape)?;
         }
     }
-    let ops = decoder.ops();
+    download(decoder.ops(), batch, transfer)
+}
+
+/// Copies a launched step's results back, and marks when they are there.
+fn download(ops: &CudaOps, batch: &StepBatch, transfer: &mut Transfer) -> Result<(), CudaError> {
     let n_sampled = batch.outputs.len() * size_of::<sys::QuernSampled>();
     let (sampled, scores) = transfer.outputs.split_at_mut(n_sampled);
     let scores = &mut scores[..batch.n_scores() * size_of::<sys::QuernScored>()];

@@ -53,35 +53,39 @@ impl StepBatch {
             else {
                 continue;
             };
-            let decodes = row.tokens.len() == 1;
-            batch.n_rows += row.tokens.len();
-            batch.n_decode += usize::from(decodes);
-            batch.n_masks += usize::from(!row.allowed.is_empty());
-            let mask = if row.allowed.is_empty() { 0 } else { batch.n_masks as i32 };
-            let sampling = row.sample.then(|| sys::QuernSamplingRow { mask, ..sampling_row(sequence, slot) });
-            // Every decode row has logits, so that a bucket's graph fits whatever is wanted of them.
-            if decodes || row.sample {
-                batch.outputs.push(row.sample.then_some(row.index));
-            }
-            if !row.score_ids.is_empty() {
-                batch.scores.push((row.index, row.score_ids.len()));
-            }
-            if row.sample {
-                sequence.last_sampled = LastSampled::OnDevice;
-            }
-            batch.shares.push(Share {
-                tokens: row.tokens,
-                position: row.position,
-                prompt_length: sequence.prompt_length,
-                theta: sequence.rope_theta,
-                blocks: sequence.blocks.clone(),
-                slot,
-                score_ids: row.score_ids,
-                sampling,
-                allowed: row.allowed,
-            });
+            batch.push(row, sequence, slot);
         }
         batch
+    }
+
+    fn push(&mut self, row: AdmittedRow, sequence: &mut Sequence, slot: Slot) {
+        let decodes = row.tokens.len() == 1;
+        self.n_rows += row.tokens.len();
+        self.n_decode += usize::from(decodes);
+        self.n_masks += usize::from(!row.allowed.is_empty());
+        let mask = if row.allowed.is_empty() { 0 } else { self.n_masks as i32 };
+        let sampling = row.sample.then(|| sys::QuernSamplingRow { mask, ..sampling_row(sequence, slot) });
+        // Every decode row has logits, so that a bucket's graph fits whatever is wanted of them.
+        if decodes || row.sample {
+            self.outputs.push(row.sample.then_some(row.index));
+        }
+        if !row.score_ids.is_empty() {
+            self.scores.push((row.index, row.score_ids.len()));
+        }
+        if row.sample {
+            sequence.last_sampled = LastSampled::OnDevice;
+        }
+        self.shares.push(Share {
+            tokens: row.tokens,
+            position: row.position,
+            prompt_length: sequence.prompt_length,
+            theta: sequence.rope_theta,
+            blocks: sequence.blocks.clone(),
+            slot,
+            score_ids: row.score_ids,
+            sampling,
+            allowed: row.allowed,
+        });
     }
 
     pub fn n_rows(&self) -> usize {
