@@ -60,7 +60,7 @@ int32_t launch_dense(const QuernDevice &device, const QuernDense &args, int vari
   const Instance &instance = kInstances[variant];
   const QuernLinear linear = as_linear(args);
   const PrefillPlan plan = plan_prefill(device, linear, instance.variant, split).plan;
-  DenseParams params = {{}, {}, prefill_params(linear, plan)};
+  DenseParams params = {{}, {}, prefill_params(device, linear, plan)};
   const int box_rows = params.p.pair_stride > 0 ? 8 : kTileN;
   int32_t status = make_tensor_map({args.weight, args.n, args.k, args.k, box_rows}, &params.weight_map);
   if (status == QUERN_OK) {

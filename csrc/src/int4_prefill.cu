@@ -12,7 +12,7 @@ namespace {
 constexpr int kMinRows = 17;
 constexpr int kMaxRows = 1 << 20;
 constexpr int kWholeWorkers = 3;  // workers an output block from which on it has workers of its own
-constexpr int kFlagBytes = 4096;  // room for four flags of each of 256 multiprocessors, in front of the partial sums
+constexpr int kFlagBytes = 4096;  // room for four flags of each of 256 multiprocessors
 
 // A model of a worker's time in clocks, measured on an H100; only comparisons matter.
 double unit_clocks(PrefillVariant variant) {
@@ -78,9 +78,12 @@ int32_t check(const QuernDevice *device, const QuernLinear *args) {
   return reinterpret_cast<uintptr_t>(args->bias) % 2 == 0 ? check_carry(*args) : QUERN_BAD_POINTER;
 }
 
-uint64_t workspace_bytes(const PrefillPlan &plan) {
-  return kFlagBytes + uint64_t(partial_count(plan)) * partial_floats(plan.tokens) * 4;
+/// Of partial sums where each multiprocessor has one worker.
+uint64_t partial_bytes(const QuernDevice &device, PrefillVariant variant) {
+  return uint64_t(device.sm_count) * teams_of(variant) * partial_floats(variant.tokens) * 4;
 }
+/// Where the partial sums that are zero between launches lie; all others follow.
+uint64_t sent_bytes(const QuernDevice &device) { return partial_bytes(device, {kFewTokens, 1}); }
 
 }  // namespace
 
@@ -120,7 +123,7 @@ PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args)
   return best;
 }
 
-PrefillParams prefill_params(const QuernLinear &args, const PrefillPlan &plan) {
+PrefillParams prefill_params(const QuernDevice &device, const QuernLinear &args, const PrefillPlan &plan) {
   const QuernInt4 &w = args.weight;
   PrefillParams params = {};
   params.tiles = static_cast<const uint8_t *>(w.tiles);
@@ -128,7 +131,8 @@ PrefillParams prefill_params(const QuernLinear &args, const PrefillPlan &plan) {
   params.bias = static_cast<const __half *>(args.bias);
   params.out = args.out;
   params.flags = static_cast<int *>(args.workspace);
-  params.partials = static_cast<float *>(args.workspace) + kFlagBytes / 4;
+  params.sent = static_cast<float *>(args.workspace) + kFlagBytes / 4;
+  params.partials = params.sent + sent_bytes(device) / 4;
   params.m = args.m;
   params.k = w.k;
   params.n = w.n;
@@ -146,7 +150,7 @@ PrefillParams prefill_params(const QuernLinear &args, const PrefillPlan &plan) {
 }
 
 int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const PrefillChoice &choice, void *stream) {
-  const PrefillParams params = prefill_params(args, choice.plan);
+  const PrefillParams params = prefill_params(device, args, choice.plan);
   return choice.portable ? launch_portable_prefill(device, params, stream) : launch_hopper_prefill(device, params, stream);
 }
 
@@ -160,13 +164,7 @@ int32_t int4_prefill_prepare(const QuernDevice &device) {
 extern "C" uint64_t quern_int4_linear_prefill_workspace(const QuernDevice *device) {
   using namespace quern;
   if (device == nullptr) return 0;
-  // Enough for every plan: one team's sums of the widest output block for each of two teams a multiprocessor.
-  PrefillPlan most = {};
-  most.tokens = kMaxTokens;
-  most.cluster = 1;
-  most.teams = teams_of({kMaxTokens, 1});
-  most.workers = device->sm_count;
-  return workspace_bytes(most);
+  return kFlagBytes + sent_bytes(*device) + partial_bytes(*device, {kMaxTokens, 1});
 }
 
 extern "C" int32_t quern_int4_linear_prefill(const QuernDevice *device, const QuernLinear *args, void *stream) {

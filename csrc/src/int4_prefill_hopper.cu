@@ -2,6 +2,7 @@
 #include "common/launch.h"
 #include "common/tensor_map.h"
 #include "device.h"
+#include "int4_prefill/few_kernel.cuh"
 #include "int4_prefill/hopper_kernel.cuh"
 #include "int4_prefill/variants.h"
 
@@ -11,17 +12,22 @@ namespace {
 struct Instance {
   void (*kernel)(HopperParams);
   int tokens, cluster;
-  bool fine;
+  int groups[2];  // a tile's quantization groups that it is for, one or two numbers
   int threads, smem_bytes;
 };
+template <int kTokens, int kGroups>
+constexpr Instance few() {
+  using Config = FewConfig<kTokens, kGroups>;
+  return {int4_prefill_few_kernel<Config>, kTokens, 1, {kGroups, kGroups}, Config::kThreads, Config::kSmemBytes};
+}
 template <int kTokens, int kCluster, bool kFine>
 constexpr Instance instance() {
   using Config = HopperConfig<kTokens, kCluster, kFine>;
-  return {int4_prefill_hopper_kernel<Config>, kTokens, kCluster, kFine, Config::kThreads, Config::kSmemBytes};
+  return {int4_prefill_hopper_kernel<Config>, kTokens, kCluster, {kFine ? 4 : 1, kFine ? 4 : 2}, Config::kThreads, Config::kSmemBytes};
 }
 const Instance kInstances[] = {
-    instance<32, 1, false>(), instance<32, 1, true>(),
-    instance<64, 1, false>(), instance<64, 1, true>(),
+    few<32, 1>(), few<32, 2>(), few<32, 4>(),
+    few<64, 1>(), few<64, 2>(), few<64, 4>(),
     instance<64, 2, false>(), instance<64, 2, true>(),
     instance<96, 2, false>(), instance<96, 2, true>(),
     instance<128, 1, false>(), instance<128, 1, true>(),
@@ -45,9 +51,8 @@ int32_t hopper_prefill_prepare(const QuernDevice &device) {
 int32_t launch_hopper_prefill(const QuernDevice &device, const PrefillParams &params, void *stream) {
   const PrefillPlan &plan = params.plan;
   for (const Instance &instance : kInstances) {
-    if (instance.tokens != plan.tokens || instance.cluster != plan.cluster || instance.fine != (params.groups == 4)) {
-      continue;
-    }
+    if (instance.tokens != plan.tokens || instance.cluster != plan.cluster) continue;
+    if (instance.groups[0] != params.groups && instance.groups[1] != params.groups) continue;
     HopperParams hopper = {{}, params};
     const SwizzledMatrix x = {params.x, params.m, params.k, params.ldx, plan.tokens / plan.cluster};
     const int32_t status = make_tensor_map(x, &hopper.x_map);

@@ -1,6 +1,6 @@
-// sm_90a: a producer warpgroup fills two rings of shared memory (x by the tensor copy engine, shared by a cluster;
-// packed weights by bulk copies), two or four consumer warpgroups (teams) turn weights into A fragments in registers and
-// multiply them with x by wgmma, 64 k a group of four. Two teams double-buffer their fragments: those of the next 64 k are
+// sm_90a, more than 64 rows of x: a producer warpgroup fills two rings of shared memory (x by the tensor copy engine, shared by a cluster;
+// packed weights by bulk copies), two consumer warpgroups (teams) turn weights into A fragments in registers and
+// multiply them with x by wgmma, 64 k a group of four. The teams double-buffer their fragments: those of the next 64 k are
 // made while the tensor core works on the present ones.
 #pragma once
 
@@ -10,15 +10,11 @@
 #include "common/tensor_copy.cuh"
 #include "common/wgmma.cuh"
 #include "int4_prefill/exchange.cuh"
+#include "int4_prefill/hopper_params.cuh"
 #include "int4_prefill/variants.h"
 #include "int4_prefill/weights.cuh"
 
 namespace quern {
-
-struct HopperParams {
-  CUtensorMap x_map;  // [m, k] fp16, boxes of tokens / cluster rows x 64 k, 128-byte swizzle, zeros outside
-  PrefillParams p;
-};
 
 template <int kTokens_, int kCluster_, bool kFine_>
 struct HopperConfig {
@@ -28,11 +24,10 @@ struct HopperConfig {
   static constexpr int kStepK = 64;  // k of one x stage
   static constexpr int kXStageBytes = kTokens * kStepK * 2;
   static constexpr int kTeams = teams_of({kTokens, kCluster});
-  static constexpr bool kCrowded = kTeams > 2;  // half of the registers a team
   static constexpr bool kWide = kTokens >= 160;  // four products last as long as making the next four fragments
-  static constexpr int kXStages = kWide ? 163840 / kXStageBytes : kTokens >= 96 || (kCrowded && kTokens == 64) ? 8 : 12;
-  static constexpr int kWeightStages = kWide ? 4 : kCrowded ? 6 : kTokens >= 96 ? 6 : 10;
-  static constexpr int kTileSlot = LaneWeights<kFine>::kMaxTileBytes;
+  static constexpr int kXStages = kWide ? 163840 / kXStageBytes : kTokens >= 96 ? 8 : 12;
+  static constexpr int kWeightStages = kWide ? 4 : kTokens >= 96 ? 6 : 10;
+  static constexpr int kTileSlot = LaneWeights<kFine ? 4 : 2>::kMaxTileBytes;
   static constexpr int kWeightStageBytes = kTeams * kTileSlot;
   static constexpr int kWeightOffset = kXStages * kXStageBytes;
   static constexpr int kStagingOffset = kWeightOffset + kWeightStages * kWeightStageBytes;
@@ -40,8 +35,8 @@ struct HopperConfig {
   static constexpr int kSmemBytes = kStagingOffset + kTeams * kStagingBytes + kAlignment;
   static constexpr int kConsumerWarps = kTeams * 4;
   static constexpr int kThreads = kTeamThreads * (kTeams + 1);
-  static constexpr int kProducerRegisters = kCrowded ? 48 : 40;
-  static constexpr int kConsumerRegisters = kCrowded ? 104 : 232;
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = 232;
 };
 
 template <class Config>
@@ -115,26 +110,13 @@ __device__ __forceinline__ void produce_weights(const PrefillParams &p, BlockPla
       mbarrier_arrive_expect(full, Config::kTeams * bytes);
 #pragma unroll
       for (int team = 0; team < Config::kTeams; ++team) {
-        // Beyond N a tile that exists takes the place: its sums are not stored.
-        const int tile = n_tile + team < p.plan.n_tiles ? n_tile + team : p.plan.n_tiles - 1;
-        const uint8_t *source = p.tiles + (int64_t(tile) * p.plan.k_tiles + segment.k_begin + i) * bytes;
+        const uint8_t *source = tile_source(p, n_tile + team, segment.k_begin + i, bytes);
         const uint32_t target = weights + ring.stage * Config::kWeightStageBytes + team * Config::kTileSlot;
         bulk_copy(target, source, bytes, full, policy);
       }
       ring.advance();
     }
   }
-}
-
-/// A warp of two: the factors of the rows of x, which are needed when sums are finished.
-template <class Config>
-__device__ __forceinline__ void produce_factors(const PrefillParams &p, int warp, float *factors,
-                                                PrefillBarriers<Config> &barriers) {
-  if (warp == 0) prefetch_norm_weight(p.carry, p.n, 32 * blockIdx.x + threadIdx.x % 32);
-  wait_for_previous_kernel();
-  load_factors(p, factors, warp, 2);
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(smem_address(&barriers.factors));
 }
 
 /// A consumer warpgroup: 64 n x kTokens.
@@ -151,7 +133,7 @@ struct Consumer {
   RingPosition<Config::kWeightStages> weight_ring;
 
   /// The next tile's words, whose place in the ring is free again at once.
-  __device__ __forceinline__ void load(LaneWeights<Config::kFine> &lane_weights) {
+  __device__ __forceinline__ void load(LaneWeights<Config::kFine ? 4 : 2> &lane_weights) {
     mbarrier_wait(smem_address(&barriers.weights_full[weight_ring.stage]), weight_ring.parity);
     const uint8_t *tile = weights + weight_ring.stage * Config::kWeightStageBytes + team_index * Config::kTileSlot;
     lane_weights.load(tile, p.groups, team.thread / 32, team.thread % 32);
@@ -159,7 +141,7 @@ struct Consumer {
     weight_ring.advance();
   }
   template <int kHalf>
-  static __device__ __forceinline__ void make_fragments(const LaneWeights<Config::kFine> &lane_weights,
+  static __device__ __forceinline__ void make_fragments(const LaneWeights<Config::kFine ? 4 : 2> &lane_weights,
                                                         uint32_t (&a)[4][4]) {
     lane_weights.template dequantize<kHalf>(a);
     compute_now(a);
@@ -174,7 +156,7 @@ struct Consumer {
     for (int step = 0; step < 4; ++step) wgmma<Config::kTokens>(sums, a[step], b + 2 * step, keep || step > 0);
     wgmma_commit();
   }
-  static __device__ __forceinline__ void make_tile(const LaneWeights<Config::kFine> &lane_weights, uint32_t (&a)[8][4]) {
+  static __device__ __forceinline__ void make_tile(const LaneWeights<Config::kFine ? 4 : 2> &lane_weights, uint32_t (&a)[8][4]) {
     lane_weights.template dequantize<0>(reinterpret_cast<uint32_t(&)[4][4]>(a[0]));
     lane_weights.template dequantize<1>(reinterpret_cast<uint32_t(&)[4][4]>(a[4]));
     compute_now(a);
@@ -200,29 +182,10 @@ struct Consumer {
     }
   }
 
-  /// Adds k_count units of a segment where four teams share a multiprocessor: the others fill this one's waits, and one
-  /// buffer of fragments spares registers. `keep`: sums hold units of it already.
-  __device__ __forceinline__ void accumulate_in_turn(float (&sums)[Config::kTokens / 2], int k_count, bool keep) {
-    LaneWeights<Config::kFine> lane_weights;
-    uint32_t a[4][4];
-    load(lane_weights);
-    for (int i = 0; i < k_count; ++i) {
-      make_fragments<0>(lane_weights, a);
-      multiply(sums, a, keep || i > 0);
-      wgmma_wait<0>();
-      release_x(1);
-      make_fragments<1>(lane_weights, a);
-      multiply(sums, a, true);
-      if (i + 1 < k_count) load(lane_weights);
-      wgmma_wait<0>();
-      release_x(1);
-    }
-  }
-
   /// The sums of one segment of few tokens: groups of 128 k, so that their products last as long as the making of the
   /// next fragments. Otherwise as `accumulate`.
   __device__ __forceinline__ void accumulate_tiles(float (&sums)[Config::kTokens / 2], int k_count) {
-    LaneWeights<Config::kFine> lane_weights;
+    LaneWeights<Config::kFine ? 4 : 2> lane_weights;
     uint32_t even[8][4], odd[8][4];
     load(lane_weights);
     make_tile(lane_weights, even);
@@ -249,7 +212,7 @@ struct Consumer {
 
   /// The sums of one segment. Fragments may be overwritten, and x released, once the group that reads them is done.
   __device__ __forceinline__ void accumulate(float (&sums)[Config::kTokens / 2], int k_count) {
-    LaneWeights<Config::kFine> lane_weights;
+    LaneWeights<Config::kFine ? 4 : 2> lane_weights;
     uint32_t even[4][4], odd[4][4];
     load(lane_weights);
     make_fragments<0>(lane_weights, even);
@@ -268,43 +231,16 @@ struct Consumer {
     release_x(1);
   }
 
-  /// The same for a whole segment; raises the flag of the one before after the first units, if it is owed.
-  __device__ __forceinline__ void accumulate_and_tell(float (&sums)[Config::kTokens / 2], int k_count, int &owed) {
-    constexpr int kUnitsBefore = 2;
-#pragma unroll 1
-    for (int done = 0; done < k_count;) {
-      const int units = owed >= 0 ? min(k_count, kUnitsBefore) : k_count - done;
-      accumulate_in_turn(sums, units, done > 0);
-      done += units;
-      if (owed >= 0) raise_flag(p.flags + owed, team);
-      owed = -1;
-    }
-  }
-
   /// Sums may be finished after it.
   __device__ __forceinline__ void await_factors() {
     if (p.carry.squares != nullptr) mbarrier_wait(smem_address(&barriers.factors), 0);
   }
 
-  /// Where every worker has one segment.
-  __device__ __forceinline__ void run_together() {
-    float sums[Config::kTokens / 2];
-    accumulate_in_turn(sums, share_begin(p.plan, place.worker + 1) - share_begin(p.plan, place.worker), false);
-    await_factors();
-    finish_together<Config::kTokens / 2, Config::kTeams>(p, sums, place.worker, team_index, team);
-  }
-
   __device__ __forceinline__ void run() {
-    if constexpr (Config::kCrowded) {
-      if (p.plan.whole_workers) return run_together();
-    }
     float sums[Config::kTokens / 2];
-    int owed = -1;  // index of a flag still to be raised: by then the partial sums have long been written
     SegmentWalk walk(p.plan, place.worker);
     for (Segment segment; walk.next(segment);) {
-      if constexpr (Config::kCrowded) {
-        accumulate_and_tell(sums, segment.k_count, owed);
-      } else if constexpr (!Config::kWide) {
+      if constexpr (!Config::kWide) {
         accumulate_tiles(sums, segment.k_count);
       } else {
         accumulate(sums, segment.k_count);
@@ -313,11 +249,7 @@ struct Consumer {
       if (segment.k_begin > 0) {
         const int index = partial_index(p.plan, at.worker, at.rank, at.index);
         store_partial(sums, p.partials + int64_t(index) * partial_floats(Config::kTokens), team.thread);
-        if (Config::kCrowded && !walk.at_end()) {
-          owed = index;
-        } else {
-          raise_flag(p.flags + index, team);
-        }
+        raise_flag(p.flags + index, team);
         continue;
       }
       await_factors();
@@ -357,7 +289,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       if (warp == 0) produce_x<Config>(params, place, x, barriers);
       if (warp == 1) produce_weights<Config>(p, place, x + Config::kWeightOffset, barriers);
     }
-    if (warp > 1 && p.carry.squares != nullptr) produce_factors<Config>(p, warp - 2, factors, barriers);
+    if (warp > 1 && p.carry.squares != nullptr) produce_factors(p, warp - 2, factors, smem_address(&barriers.factors));
     __syncwarp();
     if (warp == 1) prefetch_share(p.prefetch, 32 * blockIdx.x + threadIdx.x % 32, 32 * gridDim.x);
   } else {

@@ -15,6 +15,7 @@ struct PrefillParams {
   void *out;
   int *flags;          // [partial_count], 0 between launches
   float *partials;     // [partial_count][partial_floats]
+  float *sent;         // likewise, of the kernels of few tokens: 0 between launches
   int m, k, n, ldx, ldo;
   int groups;          // quantization groups a tile
   int pair_stride;

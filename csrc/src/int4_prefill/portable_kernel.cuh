@@ -21,7 +21,7 @@ struct PortablePrefillConfig {
   static constexpr int kThreads = kTeams * kTeamThreads;
   static constexpr int kHalfStageBytes = kTokens * 128;  // 64 k of x
   static constexpr int kXBytes = 2 * kHalfStageBytes;
-  static constexpr int kTileSlot = LaneWeights<kFine>::kMaxTileBytes;
+  static constexpr int kTileSlot = LaneWeights<kFine ? 4 : 2>::kMaxTileBytes;
   static constexpr int kStageBytes = kXBytes + kBlocks * kTileSlot;
   static constexpr int kStages = 2;
   static constexpr int kRingBytes = kStages * kStageBytes;
@@ -62,7 +62,7 @@ using PortableSums = float[Config::kBlocks][Config::kTeamTokens / 2];
 /// One half (64 k) of a stage.
 template <class Config, int kHalf>
 __device__ __forceinline__ void multiply_half(PortableSums<Config> &sums,
-                                              const LaneWeights<Config::kFine> (&weights)[Config::kBlocks], uint32_t x,
+                                              const LaneWeights<Config::kFine ? 4 : 2> (&weights)[Config::kBlocks], uint32_t x,
                                               int team_index, int lane) {
   uint32_t a[Config::kBlocks][4][4];
 #pragma unroll
@@ -104,7 +104,7 @@ __device__ __forceinline__ void accumulate_portable(const PrefillParams &p, Port
       copy_stage<Config>(p, segment, segment.k_begin + i + 1, smem_address(smem) + (i + 1) % 2 * Config::kStageBytes);
     }
     const uint8_t *stage = smem + i % 2 * Config::kStageBytes;
-    LaneWeights<Config::kFine> weights[Config::kBlocks];
+    LaneWeights<Config::kFine ? 4 : 2> weights[Config::kBlocks];
 #pragma unroll
     for (int block = 0; block < Config::kBlocks; ++block) {
       weights[block].load(stage + Config::kXBytes + block * Config::kTileSlot, p.groups, team.thread / 32, team.thread % 32);

@@ -17,7 +17,8 @@ constexpr PrefillVariant kPortableVariants[] = {{32, 0}, {128, 0}};
 
 /// Teams of a thread block: four hide each other's waits where registers suffice. (Two blocks on a multiprocessor would,
 /// too, but the older one's warps go first: it ends early, and the other runs on alone.)
-constexpr int teams_of(PrefillVariant variant) { return variant.cluster == 1 && variant.tokens <= 64 ? 4 : 2; }
+constexpr int kFewTokens = 64;  // most rows of x of an output block that four teams have
+constexpr int teams_of(PrefillVariant variant) { return variant.cluster == 1 && variant.tokens <= kFewTokens ? 4 : 2; }
 
 enum class PrefillSplit { kNever, kAlways, kBest };
 
@@ -32,7 +33,7 @@ PrefillChoice plan_prefill(const QuernDevice &device, const QuernLinear &args, P
 PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args);
 
 /// What the kernels are launched with.
-PrefillParams prefill_params(const QuernLinear &args, const PrefillPlan &plan);
+PrefillParams prefill_params(const QuernDevice &device, const QuernLinear &args, const PrefillPlan &plan);
 
 /// Launches after the entry point's checks.
 int32_t launch_prefill(const QuernDevice &device, const QuernLinear &args, const PrefillChoice &choice, void *stream);

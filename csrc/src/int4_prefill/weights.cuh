@@ -7,11 +7,10 @@
 
 namespace quern {
 
-/// kFine: group 32, whose scale changes every two k16 steps; otherwise one a half (group 64) or a tile (group 128).
-template <bool kFine>
+/// kSets: scales of each row that a lane keeps, at least one a group: 1 (group 128), 2 (group 64 or 128) or 4 (group 32).
+template <int kSets>
 struct LaneWeights {
-  static constexpr int kSets = kFine ? 4 : 2;
-  static constexpr int kMaxTileBytes = tile_bytes(kFine ? 4 : 2);
+  static constexpr int kMaxTileBytes = tile_bytes(kSets);
   uint4 words[2];         // four k16 steps each
   uint32_t scale[kSets];  // fp16 of rows r and r + 8
   uint32_t zero[kSets];   // a byte of the layout
@@ -23,9 +22,9 @@ struct LaneWeights {
     const int pair = strip * 8 + lane / 4;
 #pragma unroll
     for (int i = 0; i < kSets; ++i) {
-      const int g = kFine ? i : i * (groups - 1);
+      const int g = kSets == 4 ? i : i * (groups - 1);
       scale[i] = reinterpret_cast<const uint32_t *>(tile + scale_offset(g))[pair];
-      zero[i] = tile[zero_offset(kFine ? 4 : groups, g) + pair];
+      zero[i] = tile[zero_offset(kSets == 4 ? 4 : groups, g) + pair];
     }
   }
 
@@ -35,7 +34,7 @@ struct LaneWeights {
     const uint32_t steps[4] = {words[kHalf].x, words[kHalf].y, words[kHalf].z, words[kHalf].w};
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const int set = kFine ? 2 * kHalf + step / 2 : kHalf;
+      const int set = kSets == 4 ? 2 * kHalf + step / 2 : kSets == 2 ? kHalf : 0;
       const __half2 both = as_half2(scale[set]);
       const __half2 lower = __low2half2(both), upper = __high2half2(both);
       dequant_fragment(a[step], steps[step], zero_pair(zero[set]));
