@@ -12,9 +12,12 @@ import requests
 
 from conftest import golden
 from server import PATIENCE, Server, alive, until
+from shards import fake_shard, shard_pid
 
 PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
 LONG = {"inputs": PROMPT, "parameters": {"max_new_tokens": 150, "details": True}}
+ENDLESS = {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}}
+SLOW_STEPS = ("--step-ms", 500)
 
 
 @pytest.fixture
@@ -71,16 +74,18 @@ def test_a_request_being_tokenized_at_the_signal_is_served(server):
     assert server.process.wait(PATIENCE) == 0
 
 
-def test_a_second_signal_ends_at_once(server):
-    events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
-    next(events)
-    server.process.send_signal(signal.SIGTERM)
-    until(lambda: "Terminating webserver" in server.output(), "the signal is seen")
-    time.sleep(0.2)  # sooner it would be an echo of the first
-    assert server.stop() == 0
-    assert "another signal received while stopping, ending at once" in server.output()
-    with pytest.raises(requests.RequestException):
-        list(events)
+def test_a_second_signal_ends_at_once(models, tmp_path):
+    env = fake_shard(tmp_path, *SLOW_STEPS)
+    with Server("--model-id", models.smollm2_awq(), "-g", 3600, env=env) as server:
+        events = server.stream("/generate_stream", ENDLESS)
+        next(events)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "Terminating webserver" in server.output(), "the signal is seen")
+        time.sleep(0.2)  # sooner it would be an echo of the first
+        assert server.stop() == 0
+        assert "another signal received while stopping, ending at once" in server.output()
+        with pytest.raises(requests.RequestException):
+            list(events)
 
 
 def test_a_killed_launcher_leaves_no_orphan(server):
@@ -104,15 +109,16 @@ def test_a_killed_child_ends_the_service(server_as_tgi, name, words):
     assert server.output().strip().splitlines()[-1].startswith("Error: " + words)
 
 
-def test_a_killed_shard_fails_its_requests_clearly(server_as_tgi):
-    server = server_as_tgi
-    events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
-    next(events)
-    os.kill(named(server, "text-generation-shard"), signal.SIGKILL)
-    last = list(events)[-1]
-    assert last["error_type"] == "generation"
-    assert last["error"].startswith("Request failed during generation: Server error: ")
-    assert server.process.wait(PATIENCE) == 1
+def test_a_killed_shard_fails_its_requests_clearly(models, tmp_path):
+    env = fake_shard(tmp_path, *SLOW_STEPS)
+    with Server("--model-id", models.smollm2_awq(), "--max-shard-restarts", 0, env=env) as server:
+        events = server.stream("/generate_stream", ENDLESS)
+        next(events)
+        os.kill(shard_pid(server), signal.SIGKILL)
+        last = list(events)[-1]
+        assert last["error_type"] == "generation"
+        assert last["error"].startswith("Request failed during generation: Server error: ")
+        assert server.process.wait(PATIENCE) == 1
 
 
 def test_log_lines_that_scripts_look_for(server):
