@@ -4,23 +4,17 @@
 itself: what a test does while a request runs then does not depend on how fast the machine is.
 """
 
-import os
-
 from server import BIN
 
 FAKE_SHARD = BIN / "examples" / "fake_shard"
-SHARD = "text-generation-shard"
+# With steps so slow an answer of so many tokens outlasts everything that a test waits for.
+SLOW_STEPS = ("--step-ms", 500)
+ENDLESS = {"max_new_tokens": 3000}
 
 
 def shard_pid(server):
     """The pid of the running shard, ``None`` between two."""
-    for pid in server.family():
-        try:
-            if os.readlink(f"/proc/{pid}/exe").endswith(("/" + SHARD, "/fake_shard")):
-                return pid
-        except OSError:
-            continue  # it ended meanwhile
-    return None
+    return server.child("text-generation-shard", FAKE_SHARD.name)
 
 
 def shard_script(folder, text):

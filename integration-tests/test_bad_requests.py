@@ -11,7 +11,7 @@ import requests
 
 from conftest import golden
 from server import PATIENCE, Server
-from shards import fake_shard
+from shards import ENDLESS, SLOW_STEPS, fake_shard
 
 PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
 NEIGHBOUR = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "details": True}}
@@ -127,8 +127,8 @@ def test_completions(qwen_v1):
 
 def test_limits_of_concurrency(models, tmp_path):
     flags = ("--model-id", models.smollm2_awq(), "--max-concurrent-requests", 1)
-    with Server(*flags, env=fake_shard(tmp_path, "--step-ms", 500)) as server:
-        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
+    with Server(*flags, env=fake_shard(tmp_path, *SLOW_STEPS)) as server:
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": ENDLESS})
         next(events)
         reply = server.post("/generate", {"inputs": "a"})
         check(reply, 429, "Model is overloaded", "overloaded")

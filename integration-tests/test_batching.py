@@ -6,7 +6,7 @@ import pytest
 
 from conftest import golden
 from server import Server, until
-from shards import fake_shard
+from shards import ENDLESS, SLOW_STEPS, fake_shard
 
 PROMPTS = [c["prompt"] for name in ("smollm2-135m-v1-awq-g64",) for c in golden(name)["cases"]]
 # 16 requests: the golden prompts, one of them four times over with other sampling.
@@ -50,9 +50,9 @@ def test_a_long_prompt_is_chunked_without_a_trace(models, qwen_v1):
 
 
 def test_a_dropped_client_frees_its_place(models, tmp_path):
-    """Closing a stream cancels its generation, which would last longer than anything is waited for."""
-    body = {"inputs": PROMPTS[2], "parameters": {"max_new_tokens": 3000}}
-    with Server("--model-id", models.smollm2_awq(), env=fake_shard(tmp_path, "--step-ms", 500)) as server:
+    """Closing a stream cancels its generation."""
+    body = {"inputs": PROMPTS[2], "parameters": ENDLESS}
+    with Server("--model-id", models.smollm2_awq(), env=fake_shard(tmp_path, *SLOW_STEPS)) as server:
         events = server.stream("/generate_stream", body)
         for _ in range(2):
             next(events)

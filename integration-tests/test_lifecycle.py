@@ -12,12 +12,10 @@ import requests
 
 from conftest import golden
 from server import PATIENCE, Server, alive, until
-from shards import fake_shard, shard_pid
+from shards import ENDLESS, SLOW_STEPS, fake_shard, shard_pid
 
 PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
 LONG = {"inputs": PROMPT, "parameters": {"max_new_tokens": 150, "details": True}}
-ENDLESS = {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}}
-SLOW_STEPS = ("--step-ms", 500)
 
 
 @pytest.fixture
@@ -32,14 +30,6 @@ def server_as_tgi(models):
     """Without replacement of a shard that ended."""
     with Server("--model-id", models.smollm2_v1_awq(), "--max-shard-restarts", 0) as running:
         yield running
-
-
-def named(server, name):
-    """The pid of the server's child whose executable is ``name``."""
-    for pid in server.family():
-        if os.readlink(f"/proc/{pid}/exe").endswith("/" + name):
-            return pid
-    raise AssertionError(f"no {name} among {server.family()}")
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
@@ -77,7 +67,7 @@ def test_a_request_being_tokenized_at_the_signal_is_served(server):
 def test_a_second_signal_ends_at_once(models, tmp_path):
     env = fake_shard(tmp_path, *SLOW_STEPS)
     with Server("--model-id", models.smollm2_awq(), "-g", 3600, env=env) as server:
-        events = server.stream("/generate_stream", ENDLESS)
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": ENDLESS})
         next(events)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: "Terminating webserver" in server.output(), "the signal is seen")
@@ -102,7 +92,7 @@ def test_a_killed_launcher_leaves_no_orphan(server):
 def test_a_killed_child_ends_the_service(server_as_tgi, name, words):
     server = server_as_tgi
     family = server.family()
-    os.kill(named(server, name), signal.SIGKILL)
+    os.kill(server.child(name), signal.SIGKILL)
     assert server.process.wait(PATIENCE) == 1
     until(lambda: not alive(family), "nothing left")
     server.reader.join(PATIENCE)
@@ -112,7 +102,7 @@ def test_a_killed_child_ends_the_service(server_as_tgi, name, words):
 def test_a_killed_shard_fails_its_requests_clearly(models, tmp_path):
     env = fake_shard(tmp_path, *SLOW_STEPS)
     with Server("--model-id", models.smollm2_awq(), "--max-shard-restarts", 0, env=env) as server:
-        events = server.stream("/generate_stream", ENDLESS)
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": ENDLESS})
         next(events)
         os.kill(shard_pid(server), signal.SIGKILL)
         last = list(events)[-1]

@@ -16,12 +16,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from server import PATIENCE, Server, alive, until
-from shards import exec_fake_shard, fake_shard, shard_pid, shard_script
+from shards import ENDLESS, SLOW_STEPS, exec_fake_shard, fake_shard, shard_pid, shard_script
 
 PROMPTS = ["The capital of France is", "Once upon a time", "def add(a, b):", "Dear Sir or Madam,", "1, 2, 3,"]
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 50, "seed": 7}
-# On the shard without a model: minutes long.
-ENDLESS = {"inputs": "I have seen", "parameters": {"max_new_tokens": 3000}}
+# On the shard without a model, also with quicker steps: minutes long.
+LONG = {"inputs": "I have seen", "parameters": ENDLESS}
+STEPS = ("--step-ms", 50)
 CHUNKS = ("--max-batch-prefill-tokens", 256)
 
 
@@ -190,10 +191,10 @@ def fake_token(sequence_id, position):
 
 
 def end_fake(stream, tokenizer):
-    """Ends a stream of `ENDLESS` and answers its sequence id; every token must be the fake shard's for it."""
+    """Ends a stream of `LONG` and answers its sequence id; every token must be the fake shard's for it."""
     stream.enough.set()
     stream.join(PATIENCE)
-    n_prompt, ids = len(tokenizer.encode(ENDLESS["inputs"]).ids), stream.ids()
+    n_prompt, ids = len(tokenizer.encode(LONG["inputs"]).ids), stream.ids()
     (sequence,) = [s for s in range(1, 20) if fake_token(s, n_prompt) == ids[0]]
     assert ids == [fake_token(sequence, n_prompt + i) for i in range(len(ids))]
     return sequence
@@ -203,9 +204,9 @@ def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(mode
     folder = models.smollm2_awq()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     poison = tokenizer.encode(" zebra").ids[-1]
-    env = fake_shard(tmp_path, "--step-ms", 50, "--abort-on", poison)
+    env = fake_shard(tmp_path, *STEPS, "--abort-on", poison)
     with Server("--model-id", folder, "--canary-interval", 0, env=env) as server:
-        streams = [Stream(server, ENDLESS) for _ in range(12)]
+        streams = [Stream(server, LONG) for _ in range(12)]
         until(lambda: all(s.events for s in streams), "every stream has begun")
         poisoned = {"inputs": "I have seen a zebra", "parameters": {"max_new_tokens": 5}}
         with ThreadPoolExecutor(2) as pool:
@@ -220,7 +221,7 @@ def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(mode
         assert len({end_fake(stream, tokenizer) for stream in streams}) == 12
         values = metrics(server)
         assert 2 <= int(values["tgi_shard_recoveries"]) <= 6
-        assert server.generate(ENDLESS["inputs"], max_new_tokens=3)["details"]["generated_tokens"] == 3
+        assert server.generate(LONG["inputs"], max_new_tokens=3)["details"]["generated_tokens"] == 3
 
 
 def test_failures_in_a_row_end_the_service_with_the_shards_words(models, tmp_path):
@@ -228,12 +229,12 @@ def test_failures_in_a_row_end_the_service_with_the_shards_words(models, tmp_pat
     env = shard_script(
         tmp_path,
         f'echo >>"{tmp_path}/starts"\n'
-        f'[ "$(wc -l <"{tmp_path}/starts")" = 1 ] && {exec_fake_shard("--step-ms", 500)}\n'
+        f'[ "$(wc -l <"{tmp_path}/starts")" = 1 ] && {exec_fake_shard(*SLOW_STEPS)}\n'
         "echo 'Error: the disk is gone' >&2; exit 1\n",
     )
     server = Server("--model-id", models.smollm2_awq(), "--max-shard-restarts", 2, env=env)
     server.start().ready()
-    stream = Stream(server, ENDLESS)
+    stream = Stream(server, LONG)
     until(lambda: stream.events, "the stream has begun")
     family = server.family()
     os.kill(shard_pid(server), signal.SIGKILL)
@@ -257,14 +258,14 @@ def test_a_launcher_killed_while_its_shard_is_stopped_leaves_no_orphan(models):
 
 
 def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models, tmp_path):
-    env = fake_shard(tmp_path, "--step-ms", 50)
+    env = fake_shard(tmp_path, *STEPS)
     with Server("--model-id", models.smollm2_awq(), "-g", 3600, env=env) as server:
-        stream = Stream(server, ENDLESS)
+        stream = Stream(server, LONG)
         until(lambda: len(stream.events) > 3, "the stream runs")
         server.process.send_signal(signal.SIGTERM)
         until(lambda: status(server, "/health") == 503, "readiness goes first")
         assert status(server, "/livez") == 200
-        late = server.post("/generate", ENDLESS)
+        late = server.post("/generate", LONG)
         assert late.status_code == 503 and late.json()["error"] == "The server is shutting down"
         seen = len(stream.events)
         until(lambda: len(stream.events) > seen, "it has its grace")
@@ -275,13 +276,13 @@ def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models, tmp_path):
 
 
 def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models, tmp_path):
-    env = fake_shard(tmp_path, "--step-ms", 50)
+    env = fake_shard(tmp_path, *STEPS)
     with Server("--model-id", models.smollm2_awq(), "-g", 1, env=env) as server:
-        stream = Stream(server, ENDLESS)
+        stream = Stream(server, LONG)
         with ThreadPoolExecutor(2) as pool:
-            openai = {"prompt": ENDLESS["inputs"], "max_tokens": 3000, "temperature": 0, "stream": True}
+            openai = {"prompt": LONG["inputs"], "max_tokens": ENDLESS["max_new_tokens"], "temperature": 0, "stream": True}
             chunks = pool.submit(lambda: list(server.stream("/v1/completions", openai)))
-            whole = pool.submit(server.post, "/generate", ENDLESS)
+            whole = pool.submit(server.post, "/generate", LONG)
             until(lambda: len(stream.events) > 3 and server.metric("tgi_request_count") == 3, "all three run")
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE) == 0
@@ -295,9 +296,9 @@ def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models, tmp_path)
 
 def test_a_shard_killed_while_draining_is_replaced_for_what_still_runs(models, tmp_path):
     folder = models.smollm2_awq()
-    env = fake_shard(tmp_path, "--step-ms", 50)
+    env = fake_shard(tmp_path, *STEPS)
     with Server("--model-id", folder, "-g", 3600, env=env) as server:
-        stream = Stream(server, ENDLESS)
+        stream = Stream(server, LONG)
         until(lambda: len(stream.events) > 3, "the stream runs")
         server.process.send_signal(signal.SIGTERM)
         os.kill(shard_pid(server), signal.SIGKILL)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from server import Server, until
-from shards import fake_shard
+from shards import ENDLESS, SLOW_STEPS, fake_shard
 
 # With room for a few sequences, those that grow push others out: certain with 200 of them.
 SCARCE = ("--max-total-tokens", 320, "--max-batch-total-tokens", 640, "--max-batch-prefill-tokens", 48)
@@ -157,8 +157,8 @@ def test_tenants_share_nothing(small):
 
 
 def test_a_deadline_ends_the_request_with_an_error(models, tmp_path):
-    body = {"inputs": "abc", "parameters": {"max_new_tokens": 2000}}
-    with Server("--model-id", models.smollm2_awq(), env=fake_shard(tmp_path, "--step-ms", 500)) as slow:
+    body = {"inputs": "abc", "parameters": ENDLESS}
+    with Server("--model-id", models.smollm2_awq(), env=fake_shard(tmp_path, *SLOW_STEPS)) as slow:
 
         def post(milliseconds):
             headers = {"x-request-timeout-ms": str(milliseconds)}
@@ -178,10 +178,9 @@ def test_a_deadline_ends_the_request_with_an_error(models, tmp_path):
 
 
 def test_overload_says_when_to_come_back(models, tmp_path):
-    body = {"inputs": "abc", "parameters": {"max_new_tokens": 2000}}
-    # Of half a second a step: the two streams outlast every test.
+    body = {"inputs": "abc", "parameters": ENDLESS}
     flags = ("--model-id", models.smollm2_awq(), "--max-concurrent-requests", 2)
-    with Server(*flags, env=fake_shard(tmp_path, "--step-ms", 500)) as server:
+    with Server(*flags, env=fake_shard(tmp_path, *SLOW_STEPS)) as server:
         streams = [server.post("/generate_stream", body, stream=True) for _ in range(2)]
         refused = server.post("/generate", body)
         assert refused.status_code == 429
