@@ -127,7 +127,7 @@ def test_json_output(models):
 def test_metrics_count_requests_once(models):
     with Server("--model-id", models.tiny_v1_awq()) as server:
         server.generate("a", max_new_tokens=3)
-        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2})
+        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "temperature": 0})
         server.post("/generate", {"inputs": ""})
         text = server.get("/metrics").text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
