@@ -59,7 +59,7 @@ struct PrefillBarriers {
       mbarrier_init(smem_address(&weights_full[i]), 1);
       mbarrier_init(smem_address(&weights_empty[i]), 32 * Config::kConsumerWarps);
     }
-    mbarrier_init(smem_address(&factors), 2);
+    mbarrier_init(smem_address(&factors), 2 * 32);
     mbarrier_init_fence();
   }
 };
@@ -133,8 +133,7 @@ __device__ __forceinline__ void produce_factors(const PrefillParams &p, int warp
   if (warp == 0) prefetch_norm_weight(p.carry, p.n, 32 * blockIdx.x + threadIdx.x % 32);
   wait_for_previous_kernel();
   load_factors(p, factors, warp, 2);
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(smem_address(&barriers.factors));
+  mbarrier_arrive(smem_address(&barriers.factors));
 }
 
 /// A consumer warpgroup: 64 n x kTokens.
