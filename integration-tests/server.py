@@ -158,6 +158,14 @@ class Server:
     def family(self):
         return children_of(self.process.pid)
 
+    def child(self, *names):
+        """The pid of its process whose executable has one of ``names``; ``None`` while there is none."""
+        for pid in self.family():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if Path(os.readlink(f"/proc/{pid}/exe")).name in names:
+                    return pid
+        return None
+
     def stop(self, sig=signal.SIGTERM):
         """Ends the launcher with a signal; returns its exit code once nothing of it is left."""
         family = self.family()

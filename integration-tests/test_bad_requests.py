@@ -10,7 +10,8 @@ import pytest
 import requests
 
 from conftest import golden
-from server import PATIENCE
+from server import PATIENCE, Server
+from shards import ENDLESS, SLOW_STEPS, fake_shard
 
 PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
 NEIGHBOUR = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "details": True}}
@@ -124,11 +125,10 @@ def test_completions(qwen_v1):
     check(qwen_v1.post("/v1/completions", {"prompt": ["a"] * 5}), 422, "maximum allowed batch size of 4")
 
 
-def test_limits_of_concurrency(models):
-    from server import Server
-
-    with Server("--model-id", models.smollm2_v1_awq(), "--max-concurrent-requests", 1) as server:
-        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
+def test_limits_of_concurrency(models, tmp_path):
+    flags = ("--model-id", models.smollm2_awq(), "--max-concurrent-requests", 1)
+    with Server(*flags, env=fake_shard(tmp_path, *SLOW_STEPS)) as server:
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": ENDLESS})
         next(events)
         reply = server.post("/generate", {"inputs": "a"})
         check(reply, 429, "Model is overloaded", "overloaded")
@@ -137,8 +137,6 @@ def test_limits_of_concurrency(models):
 
 
 def test_api_key(models):
-    from server import Server
-
     with Server("--model-id", models.tiny_v1_awq(), "--api-key", "secret-key") as server:
         body = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
         assert server.post("/generate", body).status_code == 401

@@ -17,7 +17,8 @@ import pytest
 import requests
 
 from server import PATIENCE, Server, until
-from test_recovery import Client, check_answer, go_on, shard_pid
+from shards import shard_pid
+from test_recovery import Client, check_answer, go_on
 
 N_SCHEMAS = 200
 MAX_TOKENS = 160

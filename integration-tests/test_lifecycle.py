@@ -12,6 +12,7 @@ import requests
 
 from conftest import golden
 from server import PATIENCE, Server, alive, until
+from shards import ENDLESS, SLOW_STEPS, fake_shard, shard_pid
 
 PROMPT = golden("smollm2-135m-v1-awq-g64")["cases"][2]["prompt"]
 LONG = {"inputs": PROMPT, "parameters": {"max_new_tokens": 150, "details": True}}
@@ -29,14 +30,6 @@ def server_as_tgi(models):
     """Without replacement of a shard that ended."""
     with Server("--model-id", models.smollm2_v1_awq(), "--max-shard-restarts", 0) as running:
         yield running
-
-
-def named(server, name):
-    """The pid of the server's child whose executable is ``name``."""
-    for pid in server.family():
-        if os.readlink(f"/proc/{pid}/exe").endswith("/" + name):
-            return pid
-    raise AssertionError(f"no {name} among {server.family()}")
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
@@ -71,16 +64,18 @@ def test_a_request_being_tokenized_at_the_signal_is_served(server):
     assert server.process.wait(PATIENCE) == 0
 
 
-def test_a_second_signal_ends_at_once(server):
-    events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
-    next(events)
-    server.process.send_signal(signal.SIGTERM)
-    until(lambda: "Terminating webserver" in server.output(), "the signal is seen")
-    time.sleep(0.2)  # sooner it would be an echo of the first
-    assert server.stop() == 0
-    assert "another signal received while stopping, ending at once" in server.output()
-    with pytest.raises(requests.RequestException):
-        list(events)
+def test_a_second_signal_ends_at_once(models, tmp_path):
+    env = fake_shard(tmp_path, *SLOW_STEPS)
+    with Server("--model-id", models.smollm2_awq(), "-g", 3600, env=env) as server:
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": ENDLESS})
+        next(events)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "Terminating webserver" in server.output(), "the signal is seen")
+        time.sleep(0.2)  # sooner it would be an echo of the first
+        assert server.stop() == 0
+        assert "another signal received while stopping, ending at once" in server.output()
+        with pytest.raises(requests.RequestException):
+            list(events)
 
 
 def test_a_killed_launcher_leaves_no_orphan(server):
@@ -97,22 +92,23 @@ def test_a_killed_launcher_leaves_no_orphan(server):
 def test_a_killed_child_ends_the_service(server_as_tgi, name, words):
     server = server_as_tgi
     family = server.family()
-    os.kill(named(server, name), signal.SIGKILL)
+    os.kill(server.child(name), signal.SIGKILL)
     assert server.process.wait(PATIENCE) == 1
     until(lambda: not alive(family), "nothing left")
     server.reader.join(PATIENCE)
     assert server.output().strip().splitlines()[-1].startswith("Error: " + words)
 
 
-def test_a_killed_shard_fails_its_requests_clearly(server_as_tgi):
-    server = server_as_tgi
-    events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3000}})
-    next(events)
-    os.kill(named(server, "text-generation-shard"), signal.SIGKILL)
-    last = list(events)[-1]
-    assert last["error_type"] == "generation"
-    assert last["error"].startswith("Request failed during generation: Server error: ")
-    assert server.process.wait(PATIENCE) == 1
+def test_a_killed_shard_fails_its_requests_clearly(models, tmp_path):
+    env = fake_shard(tmp_path, *SLOW_STEPS)
+    with Server("--model-id", models.smollm2_awq(), "--max-shard-restarts", 0, env=env) as server:
+        events = server.stream("/generate_stream", {"inputs": PROMPT, "parameters": ENDLESS})
+        next(events)
+        os.kill(shard_pid(server), signal.SIGKILL)
+        last = list(events)[-1]
+        assert last["error_type"] == "generation"
+        assert last["error"].startswith("Request failed during generation: Server error: ")
+        assert server.process.wait(PATIENCE) == 1
 
 
 def test_log_lines_that_scripts_look_for(server):
@@ -131,7 +127,7 @@ def test_json_output(models):
 def test_metrics_count_requests_once(models):
     with Server("--model-id", models.tiny_v1_awq()) as server:
         server.generate("a", max_new_tokens=3)
-        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2})
+        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "temperature": 0})
         server.post("/generate", {"inputs": ""})
         text = server.get("/metrics").text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))

@@ -1,8 +1,8 @@
 """Faults of the shard while clients wait: killed, stopped, poisoned, gone for good; health and drain meanwhile.
 
-Real binaries, real signals. Only the poison needs a shard without a model (router/examples/fake_shard.rs), since
-the real one knows no token that kills it. Clients send one request after the other until a test has seen enough, so
-that no test depends on how fast answers end.
+Real binaries, real signals. Clients of the real shard send one request after the other until a test has seen
+enough; where one request has to run on, or to kill the shard, it is the shard without a model. So no test depends on
+how fast answers end.
 """
 
 import contextlib
@@ -15,24 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tokenizers import Tokenizer
 
-from server import BIN, PATIENCE, Server, alive, until
+from server import PATIENCE, Server, alive, until
+from shards import ENDLESS, SLOW_STEPS, exec_fake_shard, fake_shard, shard_pid, shard_script
 
-FAKE_SHARD = BIN / "examples" / "fake_shard"
-SHARD = "text-generation-shard"
 PROMPTS = ["The capital of France is", "Once upon a time", "def add(a, b):", "Dear Sir or Madam,", "1, 2, 3,"]
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 50, "seed": 7}
+# On the shard without a model, also with quicker steps: minutes long.
+LONG = {"inputs": "I have seen", "parameters": ENDLESS}
+STEPS = ("--step-ms", 50)
 CHUNKS = ("--max-batch-prefill-tokens", 256)
-
-
-def shard_pid(server):
-    """The pid of the running shard, ``None`` between two."""
-    for pid in server.family():
-        try:
-            if os.readlink(f"/proc/{pid}/exe").endswith(("/" + SHARD, "/fake_shard")):
-                return pid
-        except OSError:
-            continue  # it ended meanwhile
-    return None
 
 
 def metrics(server):
@@ -193,38 +184,29 @@ def test_requests_that_come_while_no_shard_runs_wait_for_it(models):
         assert answers == [alone] * 8
 
 
-def shard_script(folder, text):
-    """The environment in which the launcher runs a shell script as its shard."""
-    path = folder / "shard"
-    path.write_text("#!/bin/sh\n" + text)
-    path.chmod(0o755)
-    return {"QUERN_SHARD_BIN": str(path)}
-
-
-def fake_shard(folder, *flags):
-    """The same for the shard without a model."""
-    return shard_script(
-        folder,
-        'for a; do case "$a" in --uds-path=*) socket="$a" ;; esac; done\n'
-        f'exec "{FAKE_SHARD}" "$socket" {" ".join(map(str, flags))}\n',
-    )
-
-
 def fake_token(sequence_id, position):
     """The token that the fake shard makes; see `token_at` there."""
     mixed = ((sequence_id << 32 | position) * 0x9E37_79B9_7F4A_7C15) % (1 << 64) >> 32
     return 300 + mixed % (49152 - 300)
 
 
+def end_fake(stream, tokenizer):
+    """Ends a stream of `LONG` and answers its sequence id; every token must be the fake shard's for it."""
+    stream.enough.set()
+    stream.join(PATIENCE)
+    n_prompt, ids = len(tokenizer.encode(LONG["inputs"]).ids), stream.ids()
+    (sequence,) = [s for s in range(1, 20) if fake_token(s, n_prompt) == ids[0]]
+    assert ids == [fake_token(sequence, n_prompt + i) for i in range(len(ids))]
+    return sequence
+
+
 def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(models, tmp_path):
     folder = models.smollm2_awq()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     poison = tokenizer.encode(" zebra").ids[-1]
-    n_tokens = 3000
-    env = fake_shard(tmp_path, "--step-ms", 20, "--abort-on", poison)
+    env = fake_shard(tmp_path, *STEPS, "--abort-on", poison)
     with Server("--model-id", folder, "--canary-interval", 0, env=env) as server:
-        body = {"inputs": "I have seen", "parameters": {"max_new_tokens": n_tokens}}
-        streams = [Stream(server, body) for _ in range(12)]
+        streams = [Stream(server, LONG) for _ in range(12)]
         until(lambda: all(s.events for s in streams), "every stream has begun")
         poisoned = {"inputs": "I have seen a zebra", "parameters": {"max_new_tokens": 5}}
         with ThreadPoolExecutor(2) as pool:
@@ -234,21 +216,12 @@ def test_a_request_that_kills_the_shard_is_quarantined_and_the_others_go_on(mode
             assert reply.json()["error_type"] == "generation"
             assert "is not tried again" in reply.json()["error"]
         seen = [len(s.events) for s in streams]
-        went_on = lambda: all(len(s.events) >= min(n + 20, n_tokens) for s, n in zip(streams, seen, strict=True))  # noqa: E731
+        went_on = lambda: all(len(s.events) >= n + 20 for s, n in zip(streams, seen, strict=True))  # noqa: E731
         until(went_on, "every other stream goes on")
-        n_prompt = len(tokenizer.encode("I have seen").ids)
-        found = set()
-        for stream in streams:
-            stream.enough.set()
-            stream.join(PATIENCE)
-            ids = stream.ids()
-            (sequence,) = [s for s in range(1, 20) if fake_token(s, n_prompt) == ids[0]]
-            assert ids == [fake_token(sequence, n_prompt + i) for i in range(len(ids))]
-            found.add(sequence)
-        assert len(found) == 12
+        assert len({end_fake(stream, tokenizer) for stream in streams}) == 12
         values = metrics(server)
         assert 2 <= int(values["tgi_shard_recoveries"]) <= 6
-        assert server.generate("I have seen", max_new_tokens=3)["details"]["generated_tokens"] == 3
+        assert server.generate(LONG["inputs"], max_new_tokens=3)["details"]["generated_tokens"] == 3
 
 
 def test_failures_in_a_row_end_the_service_with_the_shards_words(models, tmp_path):
@@ -256,12 +229,12 @@ def test_failures_in_a_row_end_the_service_with_the_shards_words(models, tmp_pat
     env = shard_script(
         tmp_path,
         f'echo >>"{tmp_path}/starts"\n'
-        f'[ "$(wc -l <"{tmp_path}/starts")" = 1 ] && exec "{BIN}/{SHARD}" "$@"\n'
+        f'[ "$(wc -l <"{tmp_path}/starts")" = 1 ] && {exec_fake_shard(*SLOW_STEPS)}\n'
         "echo 'Error: the disk is gone' >&2; exit 1\n",
     )
     server = Server("--model-id", models.smollm2_awq(), "--max-shard-restarts", 2, env=env)
     server.start().ready()
-    stream = Stream(server, {"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 3000}})
+    stream = Stream(server, LONG)
     until(lambda: stream.events, "the stream has begun")
     family = server.family()
     os.kill(shard_pid(server), signal.SIGKILL)
@@ -284,11 +257,9 @@ def test_a_launcher_killed_while_its_shard_is_stopped_leaves_no_orphan(models):
         until(lambda: not alive(family), "children died with the launcher")
 
 
-LONG = {"inputs": PROMPTS[1], "parameters": {"max_new_tokens": 3000, "details": True}}
-
-
-def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models):
-    with Server("--model-id", models.smollm2_awq(), "-g", 3600) as server:
+def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models, tmp_path):
+    env = fake_shard(tmp_path, *STEPS)
+    with Server("--model-id", models.smollm2_awq(), "-g", 3600, env=env) as server:
         stream = Stream(server, LONG)
         until(lambda: len(stream.events) > 3, "the stream runs")
         server.process.send_signal(signal.SIGTERM)
@@ -297,18 +268,19 @@ def test_a_drain_refuses_what_is_new_and_lets_the_rest_run(models):
         late = server.post("/generate", LONG)
         assert late.status_code == 503 and late.json()["error"] == "The server is shutting down"
         seen = len(stream.events)
-        until(lambda: len(stream.events) > seen or stream.done(), "it has its grace")
+        until(lambda: len(stream.events) > seen, "it has its grace")
         assert "error" not in stream.events[-1]
         stream.enough.set()
         stream.join(PATIENCE)
         assert server.process.wait(PATIENCE) == 0, "the last one has left"
 
 
-def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models):
-    with Server("--model-id", models.smollm2_awq(), "-g", 1) as server:
+def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models, tmp_path):
+    env = fake_shard(tmp_path, *STEPS)
+    with Server("--model-id", models.smollm2_awq(), "-g", 1, env=env) as server:
         stream = Stream(server, LONG)
         with ThreadPoolExecutor(2) as pool:
-            openai = {"prompt": PROMPTS[1], "max_tokens": 3000, "temperature": 0, "stream": True}
+            openai = {"prompt": LONG["inputs"], "max_tokens": ENDLESS["max_new_tokens"], "temperature": 0, "stream": True}
             chunks = pool.submit(lambda: list(server.stream("/v1/completions", openai)))
             whole = pool.submit(server.post, "/generate", LONG)
             until(lambda: len(stream.events) > 3 and server.metric("tgi_request_count") == 3, "all three run")
@@ -322,14 +294,16 @@ def test_what_still_runs_when_the_grace_ends_gets_a_last_event(models):
         assert error["error"]["message"] == ended["error"] and done == "[DONE]"
 
 
-def test_a_shard_killed_while_draining_is_replaced_for_what_still_runs(models):
-    body = {"inputs": PROMPTS[1], "parameters": {"max_new_tokens": 120}}
-    with Server("--model-id", models.smollm2_awq(), "-g", 3600) as server:
-        alone = server.post("/generate", body).json()
-        stream = Stream(server, body)
+def test_a_shard_killed_while_draining_is_replaced_for_what_still_runs(models, tmp_path):
+    folder = models.smollm2_awq()
+    env = fake_shard(tmp_path, *STEPS)
+    with Server("--model-id", folder, "-g", 3600, env=env) as server:
+        stream = Stream(server, LONG)
         until(lambda: len(stream.events) > 3, "the stream runs")
         server.process.send_signal(signal.SIGTERM)
         os.kill(shard_pid(server), signal.SIGKILL)
-        stream.join(PATIENCE)
-        assert stream.events[-1].get("generated_text") == alone["generated_text"], stream.events[-1]
+        until(lambda: server.metric("tgi_shard_recoveries") == 1, "the shard is replaced")
+        seen = len(stream.events)
+        until(lambda: len(stream.events) > seen + 20, "the stream goes on")
+        end_fake(stream, Tokenizer.from_file(str(folder / "tokenizer.json")))
         assert server.process.wait(PATIENCE) == 0

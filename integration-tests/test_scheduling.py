@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from server import Server, until
-from test_recovery import fake_shard
+from shards import ENDLESS, SLOW_STEPS, fake_shard
 
 # With room for a few sequences, those that grow push others out: certain with 200 of them.
 SCARCE = ("--max-total-tokens", 320, "--max-batch-total-tokens", 640, "--max-batch-prefill-tokens", 48)
@@ -156,25 +156,31 @@ def test_tenants_share_nothing(small):
     assert [computed(**key) for key in keys] == [8] * 3
 
 
-def test_a_deadline_ends_the_stream_with_an_error(small):
-    body = {"inputs": "abc", "parameters": {"max_new_tokens": 490}}
-    with Server(*small.args) as slow:
-        # A deadline that passes while tokens flow: the last event says so.
-        with slow.post("/generate_stream", body, stream=True, headers={"x-request-timeout-ms": "40"}) as reply:
-            lines = [line for line in reply.iter_lines() if line]
-        if reply.status_code == 200:
-            assert b'"error_type":"timeout"' in lines[-1], lines[-1]
-        else:
-            assert reply.status_code == 504
+def test_a_deadline_ends_the_request_with_an_error(models, tmp_path):
+    body = {"inputs": "abc", "parameters": ENDLESS}
+    with Server("--model-id", models.smollm2_awq(), env=fake_shard(tmp_path, *SLOW_STEPS)) as slow:
+
+        def post(milliseconds):
+            headers = {"x-request-timeout-ms": str(milliseconds)}
+            with slow.post("/generate_stream", body, stream=True, headers=headers) as reply:
+                return reply.status_code, [line for line in reply.iter_lines() if line]
+
+        # Before the first token it is a status, after it the stream's last event.
+        status, lines = post(40)
+        assert status == 504 and b'"error_type":"timeout"' in lines[-1], lines[-1]
+        milliseconds, n_timeouts = 1000, 1
+        while status != 200:
+            status, lines = post(milliseconds)
+            milliseconds, n_timeouts = 2 * milliseconds, n_timeouts + 1
+        assert len(lines) >= 2 and b'"error_type":"timeout"' in lines[-1], lines[-1]
         until(lambda: slow.metric("tgi_batch_current_size") == 0, "its blocks are free")
-        until(lambda: slow.metric('tgi_request_failure{err="timeout"}') == 1, "it is counted")
+        until(lambda: slow.metric('tgi_request_failure{err="timeout"}') == n_timeouts, "each is counted")
 
 
 def test_overload_says_when_to_come_back(models, tmp_path):
-    body = {"inputs": "abc", "parameters": {"max_new_tokens": 2000}}
-    # Of half a second a step: the two streams outlast every test.
+    body = {"inputs": "abc", "parameters": ENDLESS}
     flags = ("--model-id", models.smollm2_awq(), "--max-concurrent-requests", 2)
-    with Server(*flags, env=fake_shard(tmp_path, "--step-ms", 500)) as server:
+    with Server(*flags, env=fake_shard(tmp_path, *SLOW_STEPS)) as server:
         streams = [server.post("/generate_stream", body, stream=True) for _ in range(2)]
         refused = server.post("/generate", body)
         assert refused.status_code == 429

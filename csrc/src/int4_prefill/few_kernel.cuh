@@ -46,7 +46,7 @@ struct FewBarriers {
       mbarrier_init(smem_address(&full[i]), 2);  // x and the weights
       mbarrier_init(smem_address(&empty[i]), Config::kConsumerWarps);
     }
-    mbarrier_init(smem_address(&factors), 2);
+    mbarrier_init(smem_address(&factors), 2 * 32);
     mbarrier_init_fence();
   }
 };

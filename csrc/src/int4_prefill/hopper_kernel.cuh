@@ -54,7 +54,7 @@ struct PrefillBarriers {
       mbarrier_init(smem_address(&weights_full[i]), 1);
       mbarrier_init(smem_address(&weights_empty[i]), 32 * Config::kConsumerWarps);
     }
-    mbarrier_init(smem_address(&factors), 2);
+    mbarrier_init(smem_address(&factors), 2 * 32);
     mbarrier_init_fence();
   }
 };

@@ -21,13 +21,12 @@ __device__ __forceinline__ const uint8_t *tile_source(const PrefillParams &p, in
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// A warp of two: the factors of the rows of x, which are needed when sums are finished; then it arrives at `done`.
+/// A warp of two: the factors of the rows of x, which are needed when sums are finished; then its lanes arrive at `done`.
 __device__ __forceinline__ void produce_factors(const PrefillParams &p, int warp, float *factors, uint32_t done) {
   if (warp == 0) prefetch_norm_weight(p.carry, p.n, 32 * blockIdx.x + threadIdx.x % 32);
   wait_for_previous_kernel();
   load_factors(p, factors, warp, 2);
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(done);
+  mbarrier_arrive(done);
 }
 
 #endif

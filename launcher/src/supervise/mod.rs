@@ -162,11 +162,7 @@ impl Supervisor<'_> {
                     self.pause_end = None;
                     self.apply(Event::PauseOver);
                 }
-                Wake::Poll if self.launch.socket.exists() => {
-                    info!(rank = 0, "Shard ready in {:.2?}", self.waiting.since.elapsed());
-                    self.apply(Event::ShardReady);
-                }
-                Wake::Poll => (),
+                Wake::Poll => self.look_for_socket(),
                 Wake::StillWaiting => info!(rank = 0, "Waiting for shard to be ready..."),
             }
             if let Some(outcome) = self.policy.finished() {
@@ -253,10 +249,19 @@ impl Supervisor<'_> {
         self.apply(Event::Signal);
     }
 
+    fn look_for_socket(&mut self) {
+        if self.policy.is_loading() && self.launch.socket.exists() {
+            info!(rank = 0, "Shard ready in {:.2?}", self.waiting.since.elapsed());
+            self.apply(Event::ShardReady);
+        }
+    }
+
     fn line(&mut self, role: Role, line: &str) {
         if role == Role::Router && !self.welcomed && !self.policy.is_stopping() && output::is_connected(line)
         {
             self.welcomed = true;
+            // The router may have found the socket before the next look here.
+            self.look_for_socket();
             info!("{}", self.launch.welcome);
         }
     }

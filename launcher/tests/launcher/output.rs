@@ -21,6 +21,17 @@ fn lines_that_scripts_look_for() {
     assert!(ended.lines.iter().all(|line| line.is_empty() || line.starts_with("20")), "{}", ended.output());
 }
 
+/// The router may see the shard's socket before the launcher does.
+#[test]
+fn a_served_shard_was_ready_before() {
+    let router = r#"socket() { sed -n 's/^--uds-path=//p' "$FAKE_DIR/shard.args"; };
+         until [ -e "$FAKE_DIR/shard.args" ] && [ -e "$(socket)" ]; do :; done; log Connected; serve"#;
+    let mut launched = Setup::new(&[]).with_model().shard("ready; serve").router(router).start();
+    launched.until("Try: curl").signal(Signal::TERM);
+    let ended = launched.wait();
+    assert!(ended.position("Shard ready in") < ended.position("Try: curl"), "{}", ended.output());
+}
+
 #[test]
 fn stdout_and_stderr_of_a_child_stay_in_order() {
     let shard = "for i in 0 1 2 3 4 5 6 7 8 9; do log event $i; echo noise $i >&2; done; ready; serve";
