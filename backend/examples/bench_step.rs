@@ -20,7 +20,7 @@ use text_generation_backend::memory_plan::BLOCK_SIZE;
 use text_generation_backend::sampler::SamplingParameters;
 
 /// Numbers of sequences.
-const BATCHES: [usize; 3] = [1, 8, 32];
+const BATCHES: [usize; 5] = [1, 8, 16, 32, 64];
 const PROMPT: usize = 448;
 /// Steps before the captured one is repeated, and again after it: so that on average all have the same context.
 const STEPS: usize = 128;
@@ -89,7 +89,7 @@ impl Bench {
         let budget = Budget {
             max_step_tokens: most * PROMPT,
             max_step_rows: most,
-            max_batch_total_tokens: 2 * most * total,
+            max_batch_total_tokens: (most + 1) * total,
             max_total_tokens: total,
         };
         executor.plan(&budget)?;

@@ -82,10 +82,11 @@ int32_t check(const QuernDevice *device, const QuernLinear *args) {
 uint64_t partial_bytes(const QuernDevice &device, PrefillVariant variant) {
   return uint64_t(device.sm_count) * teams_of(variant) * partial_floats(variant.tokens) * 4;
 }
-/// Where the partial sums that are zero between launches lie; all others follow.
-uint64_t sent_bytes(const QuernDevice &device) { return partial_bytes(device, {kFewTokens, 1}); }
 
 }  // namespace
+
+/// The flags, and what teams of few tokens send each other.
+uint64_t zeroed_workspace(const QuernDevice &device) { return kFlagBytes + partial_bytes(device, {kFewTokens, 1}); }
 
 PrefillChoice plan_prefill(const QuernDevice &device, const QuernLinear &args, PrefillVariant variant, PrefillSplit split) {
   PrefillChoice choice = {base_plan(device, args, variant), variant.cluster == 0, 0.0};
@@ -132,7 +133,7 @@ PrefillParams prefill_params(const QuernDevice &device, const QuernLinear &args,
   params.out = args.out;
   params.flags = static_cast<int *>(args.workspace);
   params.sent = static_cast<float *>(args.workspace) + kFlagBytes / 4;
-  params.partials = params.sent + sent_bytes(device) / 4;
+  params.partials = static_cast<float *>(args.workspace) + zeroed_workspace(device) / 4;
   params.m = args.m;
   params.k = w.k;
   params.n = w.n;
@@ -164,7 +165,7 @@ int32_t int4_prefill_prepare(const QuernDevice &device) {
 extern "C" uint64_t quern_int4_linear_prefill_workspace(const QuernDevice *device) {
   using namespace quern;
   if (device == nullptr) return 0;
-  return kFlagBytes + sent_bytes(*device) + partial_bytes(*device, {kMaxTokens, 1});
+  return zeroed_workspace(*device) + partial_bytes(*device, {kMaxTokens, 1});
 }
 
 extern "C" int32_t quern_int4_linear_prefill(const QuernDevice *device, const QuernLinear *args, void *stream) {

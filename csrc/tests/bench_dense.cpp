@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bench.h"
+#include "int4_prefill/variants.h"
 
 namespace quern::test {
 namespace {
@@ -27,7 +28,7 @@ class DenseBench {
         weights_(bytes_ * copies_, true, 0.05f), x_(size_t(kMaxM) * shape.k * 2, true), bias_(size_t(shape.n) * 2, true),
         sums_(size_t(kFewRows) * shape.n * 4), out_(size_t(kMaxM) * columns() * element()),
         workspace_(quern_int4_linear_prefill_workspace(&device)) {
-    CUDA_OK(cudaMemset(workspace_.data(), 0, 4096));  // the flags
+    CUDA_OK(cudaMemset(workspace_.data(), 0, zeroed_workspace(device)));
     CUDA_OK(cudaMemset(out_.data(), 0, size_t(kMaxM) * columns() * element()));
     CUDA_OK(cudaDeviceSynchronize());  // launches are timed on a stream that does not wait for this one
   }

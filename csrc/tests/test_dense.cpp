@@ -101,7 +101,7 @@ void check_epilogue(TestContext &context, const DenseCase &c, const Inputs &in, 
                            " epilogue " + std::to_string(epilogue) + (c.bias ? " bias" : "") + way.name;
   const DeviceBuffer weight(in.weight), x(in.x), bias(in.bias);
   DeviceBuffer workspace(quern_int4_linear_prefill_workspace(&context.device));
-  CUDA_OK(cudaMemset(workspace.data(), 0, 4096));  // the flags
+  CUDA_OK(cudaMemset(workspace.data(), 0, zeroed_workspace(context.device)));
   for (uint32_t poison : kPoison) {
     DeviceBuffer out(size_t(c.m) * ldo * (f16_out ? 2 : 4), poison);
     if (epilogue == QUERN_ADD_F32) {

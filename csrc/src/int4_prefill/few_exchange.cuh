@@ -10,8 +10,8 @@ namespace quern {
 
 /// Where a team's sums go and come from; those of the next worker lie kTeams * partial_floats further.
 template <int kCount, int kTeams>
-__device__ __forceinline__ float *sent_sums(const PrefillParams &p, int worker, int team_index) {
-  return p.sent + (int64_t(worker) * kTeams + team_index) * partial_floats(2 * kCount);
+__device__ __forceinline__ float *sent_sums(const PrefillParams &p, int worker, const Team &team) {
+  return p.sent + (int64_t(worker) * kTeams + team.index()) * partial_floats(2 * kCount);
 }
 
 __device__ __forceinline__ float not_plus_zero(float sum) { return __float_as_uint(sum) == 0 ? -0.0f : sum; }
@@ -42,17 +42,26 @@ __device__ __forceinline__ void send_sums(const float (&sums)[kCount], int runs,
   }
 }
 
+constexpr int kPause = 100;  // ns between looks: more often would be in the way of those who still read weights
+
 /// Waits for kPieces pieces of this thread, `stride` float4 apart, of which the first `count` exist; adds them to `sum`
 /// in order, piece i to sum + kStep i, and makes them zero. All loads are in flight at once.
 template <int kPieces, int kStep>
 __device__ __forceinline__ void add_pieces(float *sum, float4 *from, int64_t stride, int count) {
   float4 v[kPieces];
+  bool all = true;
+  do {
+    if (!all) __nanosleep(kPause);
+    all = true;
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) v[i] = i < count ? look(from + i * stride) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int i = 0; i < kPieces; ++i) {
+      v[i] = look(from + (i < count ? i : 0) * stride);
+      all = all && is_there(v[i]);
+    }
+  } while (!all);
 #pragma unroll
   for (int i = 0; i < kPieces; ++i) {
     if (i >= count) continue;
-    while (!is_there(v[i])) v[i] = look(from + i * stride);
     from[i * stride] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     sum[kStep * i] += v[i].x, sum[kStep * i + 1] += v[i].y, sum[kStep * i + 2] += v[i].z, sum[kStep * i + 3] += v[i].w;
   }
@@ -61,12 +70,12 @@ __device__ __forceinline__ void add_pieces(float *sum, float4 *from, int64_t str
 /// Adds what later workers summed of an output block whose first units this worker has.
 template <int kTeams, int kCount>
 __device__ __forceinline__ void receive_sums(const PrefillParams &p, float (&sums)[kCount], const Segment &segment,
-                                             int team_index, const Team &team) {
-  constexpr int kAtOnce = 4;  // pieces
+                                             const Team &team) {
+  constexpr int kAtOnce = kCount <= 16 ? 4 : 2;  // pieces
   const int worker = blockIdx.x, end = end_of_workers(p.plan, segment.tile, worker);
   for (int w = worker + 1; w < end; ++w) {
     if (!has_share(p.plan, w)) continue;
-    float4 *from = reinterpret_cast<float4 *>(sent_sums<kCount, kTeams>(p, w, team_index)) + team.thread;
+    float4 *from = reinterpret_cast<float4 *>(sent_sums<kCount, kTeams>(p, w, team)) + team.thread;
 #pragma unroll
     for (int i = 0; i < kCount / 4; i += kAtOnce) add_pieces<kAtOnce, 4>(sums + 4 * i, from + i * kTeamThreads, kTeamThreads, kAtOnce);
   }
@@ -77,15 +86,15 @@ __device__ __forceinline__ void receive_sums(const PrefillParams &p, float (&sum
 /// takes no room before all have started.
 template <int kCount, int kTeams>
 __device__ __forceinline__ void finish_together(const PrefillParams &p, const float (&sums)[kCount], int worker,
-                                                int team_index, const Team &team) {
-  constexpr int kAtOnce = 8;  // workers
+                                                const Team &team) {
+  constexpr int kAtOnce = 4;  // workers
   const int tile = worker * p.plan.split_tiles / p.plan.workers, first = first_worker(p.plan, tile);
   const int count = first_worker(p.plan, tile + 1) - first, part = worker - first;
   const Segment segment = segment_of(p.plan, tile, 0, 0);
-  const int token0 = segment.m_block * 2 * kCount, packed0 = (segment.n_block * kTeams + team_index) * kTileN;
+  const int token0 = segment.m_block * 2 * kCount, packed0 = (segment.n_block * kTeams + team.index()) * kTileN;
   const int runs = min(kCount / 4, (p.m - token0 + 7) / 8);
-  send_sums(sums, runs, sent_sums<kCount, kTeams>(p, worker, team_index), team.thread);
-  float4 *from = reinterpret_cast<float4 *>(sent_sums<kCount, kTeams>(p, first, team_index)) + team.thread;
+  send_sums(sums, runs, sent_sums<kCount, kTeams>(p, worker, team), team.thread);
+  float4 *from = reinterpret_cast<float4 *>(sent_sums<kCount, kTeams>(p, first, team)) + team.thread;
   constexpr int kStride = kTeams * partial_floats(2 * kCount) / 4;  // from worker to worker
   for (int run = part; run < runs; run += count) {
     float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};

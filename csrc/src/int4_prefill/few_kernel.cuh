@@ -86,7 +86,7 @@ __device__ __forceinline__ void produce_few_weights(const PrefillParams &p, uint
       const uint32_t full = smem_address(&barriers.full[ring.stage]);
       mbarrier_wait(smem_address(&barriers.empty[ring.stage]), ring.parity ^ 1);
       mbarrier_arrive_expect(full, Config::kWeightBytes);
-#pragma unroll
+#pragma unroll 1
       for (int team = 0; team < Config::kTeams; ++team) {
         const uint8_t *source = tile_source(p, segment.n_block * Config::kTeams + team, segment.k_begin + i, Config::kTileBytes);
         bulk_copy(weights + ring.stage * Config::kWeightBytes + team * Config::kTileBytes, source, Config::kTileBytes, full, policy);
@@ -101,19 +101,28 @@ template <class Config>
 struct FewConsumer {
   using Lane = LaneWeights<Config::kGroups>;
   using Sums = float[Config::kTokens / 2];
+  static constexpr int kStoredTokens = 32;  // at once: more would take too many registers
 
   const PrefillParams &p;
-  const int team_index;
-  const Team team;
+  uint8_t *smem;
+  const float *factors;
   const uint8_t *tile;  // this team's in the first stage
   const uint64_t x;     // the operand of the first stage
   FewBarriers<Config> &barriers;
   RingPosition<Config::kStages> ring = {};
 
-  /// The next unit's words; its x is there, too.
+  /// Who finishes sums: asked for anew, so that no register keeps it during a segment.
+  __device__ __forceinline__ Team team() const {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    const int index = thread / kTeamThreads;
+    return {thread % kTeamThreads, 1 + index, reinterpret_cast<float *>(smem + Config::kStagingOffset + index * kStagingBytes), factors};
+  }
+  /// Until the next unit is there.
+  __device__ __forceinline__ void await() const { mbarrier_wait(smem_address(&barriers.full[ring.stage]), ring.parity); }
+  /// Its words. Of those of the half that the caller has no use for, nothing is left.
   __device__ __forceinline__ void load(Lane &lane_weights) const {
-    mbarrier_wait(smem_address(&barriers.full[ring.stage]), ring.parity);
-    lane_weights.load(tile + ring.stage * Config::kWeightBytes, Config::kGroups, team.thread / 32, team.thread % 32);
+    lane_weights.load(tile + ring.stage * Config::kWeightBytes, Config::kGroups, threadIdx.x / 32 % 4, threadIdx.x % 32);
   }
   template <int kHalf>
   static __device__ __forceinline__ void make_fragments(const Lane &lane_weights, uint32_t (&a)[4][4]) {
@@ -130,7 +139,7 @@ struct FewConsumer {
     wgmma_commit();
   }
   __device__ __forceinline__ void release(int stage) const {
-    if (team.thread % 32 == 0) mbarrier_arrive(smem_address(&barriers.empty[stage]));
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(smem_address(&barriers.empty[stage]));
   }
 
   /// The sums of one segment. Fragments may be overwritten, and the stage released, once the group that reads them is done.
@@ -138,17 +147,22 @@ struct FewConsumer {
     Lane lane_weights;
     uint32_t even[4][4], odd[4][4];
     int stage = 0;
+    await();
     load(lane_weights);
     make_fragments<0>(lane_weights, even);
     for (int i = 0; i < k_count; ++i) {
       multiply<0>(sums, even, i > 0);
+      load(lane_weights);
       wgmma_wait<1>();
       if (i > 0) release(stage);
       make_fragments<1>(lane_weights, odd);
       multiply<1>(sums, odd, true);
       stage = ring.stage;
       ring.advance();
-      if (i + 1 < k_count) load(lane_weights);
+      if (i + 1 < k_count) {
+        await();
+        load(lane_weights);
+      }
       wgmma_wait<1>();
       make_fragments<0>(lane_weights, even);  // once too often at the end
     }
@@ -166,7 +180,7 @@ struct FewConsumer {
     Sums sums;
     accumulate(sums, share_begin(p.plan, blockIdx.x + 1) - share_begin(p.plan, blockIdx.x));
     await_factors();
-    finish_together<Config::kTokens / 2, Config::kTeams>(p, sums, blockIdx.x, team_index, team);
+    finish_together<Config::kTokens / 2, Config::kTeams>(p, sums, blockIdx.x, team());
   }
 
   __device__ __forceinline__ void run() {
@@ -175,14 +189,19 @@ struct FewConsumer {
     SegmentWalk walk(p.plan, blockIdx.x);
     for (Segment segment; walk.next(segment);) {
       accumulate(sums, segment.k_count);
+      const Team team = this->team();
       if (segment.k_begin > 0) {
-        send_sums(sums, Config::kTokens / 8, sent_sums<Config::kTokens / 2, Config::kTeams>(p, blockIdx.x, team_index), team.thread);
+        send_sums(sums, Config::kTokens / 8, sent_sums<Config::kTokens / 2, Config::kTeams>(p, blockIdx.x, team), team.thread);
         continue;
       }
-      if (segment.k_count < p.plan.k_tiles) receive_sums<Config::kTeams>(p, sums, segment, team_index, team);
+      if (segment.k_count < p.plan.k_tiles) receive_sums<Config::kTeams>(p, sums, segment, team);
       await_factors();
-      const int n_tile = segment.n_block * Config::kTeams + team_index;
-      store_block<Config::kTokens>(p, sums, n_tile * kTileN, segment.m_block * Config::kTokens, team);
+      const int n_tile = segment.n_block * Config::kTeams + team.index();
+#pragma unroll
+      for (int first = 0; first < Config::kTokens; first += kStoredTokens) {
+        float(&some)[kStoredTokens / 2] = reinterpret_cast<float(&)[kStoredTokens / 2]>(sums[first / 2]);
+        store_block<kStoredTokens>(p, some, n_tile * kTileN, segment.m_block * Config::kTokens + first, team);
+      }
     }
   }
 };
@@ -216,10 +235,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1) int4_prefill_few_kernel(c
   } else {
     take_registers<Config::kConsumerRegisters>();
     wait_for_previous_kernel();
-    float *staging = reinterpret_cast<float *>(smem + Config::kStagingOffset + warpgroup * kStagingBytes);
-    const Team team = {int(threadIdx.x) % kTeamThreads, 1 + warpgroup, staging, factors};
     const uint8_t *tile = smem + Config::kWeightOffset + warpgroup * Config::kTileBytes;
-    FewConsumer<Config>{p, warpgroup, team, tile, swizzled_operand(smem_address(smem)), barriers}.run();
+    FewConsumer<Config>{p, smem, factors, tile, swizzled_operand(smem_address(smem)), barriers}.run();
   }
 #endif
 }

@@ -24,6 +24,8 @@ struct Team {
   const float *factors;
 
   __device__ __forceinline__ void sync() const { named_barrier(barrier, kTeamThreads); }
+  /// Of the teams of its block, whose barriers are 1, 2, ...
+  __device__ __forceinline__ int index() const { return barrier - 1; }
 };
 
 /// The rows' factors to shared memory; by `warps` warps that have waited for the previous kernel.

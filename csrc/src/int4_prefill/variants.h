@@ -29,6 +29,8 @@ struct PrefillChoice {
   double cost;
 };
 PrefillChoice plan_prefill(const QuernDevice &device, const QuernLinear &args, PrefillVariant variant, PrefillSplit split);
+/// Bytes at the start of the workspace that must be zero once and that kernels leave so.
+uint64_t zeroed_workspace(const QuernDevice &device);
 /// The cheapest of all.
 PrefillChoice choose_prefill(const QuernDevice &device, const QuernLinear &args);
 
