@@ -42,16 +42,13 @@ __device__ __forceinline__ void send_sums(const float (&sums)[kCount], int runs,
   }
 }
 
-constexpr int kPause = 100;  // ns between looks: more often would be in the way of those who still read weights
-
 /// Waits for kPieces pieces of this thread, `stride` float4 apart, of which the first `count` exist; adds them to `sum`
 /// in order, piece i to sum + kStep i, and makes them zero. All loads are in flight at once.
 template <int kPieces, int kStep>
 __device__ __forceinline__ void add_pieces(float *sum, float4 *from, int64_t stride, int count) {
   float4 v[kPieces];
-  bool all = true;
+  bool all;
   do {
-    if (!all) __nanosleep(kPause);
     all = true;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -87,7 +84,7 @@ __device__ __forceinline__ void receive_sums(const PrefillParams &p, float (&sum
 template <int kCount, int kTeams>
 __device__ __forceinline__ void finish_together(const PrefillParams &p, const float (&sums)[kCount], int worker,
                                                 const Team &team) {
-  constexpr int kAtOnce = 4;  // workers
+  constexpr int kAtOnce = kCount <= 16 ? 8 : 4;  // workers
   const int tile = worker * p.plan.split_tiles / p.plan.workers, first = first_worker(p.plan, tile);
   const int count = first_worker(p.plan, tile + 1) - first, part = worker - first;
   const Segment segment = segment_of(p.plan, tile, 0, 0);

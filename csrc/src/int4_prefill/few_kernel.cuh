@@ -44,7 +44,7 @@ struct FewBarriers {
   __device__ __forceinline__ void init() {
     for (int i = 0; i < Config::kStages; ++i) {
       mbarrier_init(smem_address(&full[i]), 2);  // x and the weights
-      mbarrier_init(smem_address(&empty[i]), Config::kConsumerWarps);
+      mbarrier_init(smem_address(&empty[i]), 32 * Config::kConsumerWarps);  // every lane reads weights
     }
     mbarrier_init(smem_address(&factors), 2 * 32);
     mbarrier_init_fence();
@@ -139,7 +139,7 @@ struct FewConsumer {
     wgmma_commit();
   }
   __device__ __forceinline__ void release(int stage) const {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(smem_address(&barriers.empty[stage]));
+    mbarrier_arrive(smem_address(&barriers.empty[stage]));
   }
 
   /// The sums of one segment. Fragments may be overwritten, and the stage released, once the group that reads them is done.
