@@ -2,7 +2,8 @@
 # Plays the shard or the router in the launcher's tests. Notes its pid, arguments and environment in $FAKE_DIR, then does
 # what $FAKE_SHARD or $FAKE_ROUTER says. `serve` lasts until a signal; `deaf` ignores SIGTERM; `until_line PART COUNT`
 # waits for lines of the launcher's output, `until_noticed` until the launcher saw that this shard is ready. As the
-# real ones, it asks for a signal when the launcher dies and checks that it has not died already.
+# real ones, it asks for a signal when the launcher dies and checks that it has not died already. Its pid, which tests
+# read after they had it killed, appears whole or not at all.
 [ -n "$FAKE_TIED" ] || FAKE_TIED=yes exec setpriv --pdeathsig KILL "$0" "$@"
 [ "$PPID" = "$QUERN_PARENT_PID" ] || exit 1
 role=router
@@ -12,7 +13,7 @@ done
 printf '%s\n' "$@" >"$FAKE_DIR/$role.args"
 env >"$FAKE_DIR/$role.env"
 echo "$QUERN_PARENT_PID" >"$FAKE_DIR/$role.parent"
-echo $$ >"$FAKE_DIR/$role.pid"
+echo $$ >"$FAKE_DIR/$role.pid.new" && mv "$FAKE_DIR/$role.pid.new" "$FAKE_DIR/$role.pid"
 echo $$ >>"$FAKE_DIR/$role.pids"
 serve() { exec sleep 1000; }
 deaf() { trap '' TERM; serve; }
