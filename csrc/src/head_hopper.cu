@@ -79,19 +79,20 @@ struct StageCursor {
   }
 };
 
-/// One thread: keeps the ring full. W comes before the kernel in front has ended, x after.
+/// One thread: keeps the ring full. W comes before the kernel in front has ended, x after. W, though read once, has L2's
+/// usual policy: as the first to leave, it has L2 write logits out in small pieces among the reads, which cost 100 us.
 struct HeadProducer {
   const HeadParams &p;
   const HeadRun &run;
   uint32_t ring;
   HeadBarriers &barriers;
 
-  __device__ __forceinline__ void copy_weights(const StageCursor &cursor, int stage, uint64_t policy) const {
+  __device__ __forceinline__ void copy_weights(const StageCursor &cursor, int stage) const {
     const uint32_t full = smem_address(&barriers.full[stage]), target = ring + stage * kStageBytes;
     const int tiles = run.pass_tiles(cursor.pass), first = run.pass_begin(cursor.pass);
     mbarrier_arrive_expect(full, tiles * kTileBytes + kXBytes);
     for (int i = 0; i < tiles; ++i) {
-      tensor_copy_once(target + i * kTileBytes, &p.weight_map, cursor.unit * kStepK, (first + i) * kTileRows, full, policy);
+      tensor_copy(target + i * kTileBytes, &p.weight_map, cursor.unit * kStepK, (first + i) * kTileRows, full);
     }
   }
   __device__ __forceinline__ void copy_x(const StageCursor &cursor, int stage) const {
@@ -99,16 +100,15 @@ struct HeadProducer {
     tensor_copy(target, &p.x_map, cursor.unit * kStepK, 0, smem_address(&barriers.full[stage]));
   }
   __device__ __forceinline__ void produce() const {
-    const uint64_t policy = evict_first_policy();
     StageCursor weights = {p, run}, x = {p, run};
     int ahead = 0;
-    for (; ahead < kStages && !weights.at_end(); ++ahead, weights.next()) copy_weights(weights, ahead, policy);
+    for (; ahead < kStages && !weights.at_end(); ++ahead, weights.next()) copy_weights(weights, ahead);
     wait_for_previous_kernel();
     for (int stage = 0; stage < ahead; ++stage, x.next()) copy_x(x, stage);
     RingPosition<kStages> place;
     for (; !weights.at_end(); weights.next()) {
       mbarrier_wait(smem_address(&barriers.empty[place.stage]), place.parity);
-      copy_weights(weights, place.stage, policy);
+      copy_weights(weights, place.stage);
       copy_x(weights, place.stage);
       place.advance();
     }
