@@ -1,4 +1,5 @@
-// RMSNorm of the float32 residual into the fp16 input of the next linear layer. One block a row, one pass: the row stays in registers between the sum and the scaling.
+// RMSNorm of the float32 residual into the fp16 input of the next linear layer. One block a row, one pass: the row stays in
+// registers between the sum and the scaling.
 #include "common/grid.cuh"
 #include "common/half8.cuh"
 #include "common/launch.h"

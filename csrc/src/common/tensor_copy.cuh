@@ -23,15 +23,6 @@ __device__ __forceinline__ void tensor_copy(uint32_t smem, const CUtensorMap *ma
       "l"(map), "r"(barrier), "r"(column), "r"(row)
       : "memory");
 }
-/// The same for data read once.
-__device__ __forceinline__ void tensor_copy_once(uint32_t smem, const CUtensorMap *map, int column, int row,
-                                                 uint32_t barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
-      "%4}], [%2], %5;" ::"r"(smem),
-      "l"(map), "r"(barrier), "r"(column), "r"(row), "l"(policy)
-      : "memory");
-}
 /// The same to every block of the cluster whose bit is set in `blocks`, each at its own `smem` and `barrier`.
 __device__ __forceinline__ void tensor_copy_to(uint32_t smem, const CUtensorMap *map, int column, int row,
                                                uint32_t barrier, uint16_t blocks) {

@@ -1,6 +1,6 @@
-// sm_90a, more than 64 rows of x: a producer warpgroup fills two rings of shared memory (x by the tensor copy engine, shared by a cluster;
-// packed weights by bulk copies), two consumer warpgroups (teams) turn weights into A fragments in registers and
-// multiply them with x by wgmma, 64 k a group of four. The teams double-buffer their fragments: those of the next 64 k are
+// sm_90a, 64 rows of x and more: a producer warpgroup fills two rings of shared memory (x by the tensor copy engine, shared
+// by a cluster; packed weights by bulk copies), two consumer warpgroups (teams) turn weights into A fragments in registers
+// and multiply them with x by wgmma, 64 k a group of four. The teams double-buffer their fragments: those of the next 64 k are
 // made while the tensor core works on the present ones.
 #pragma once
 
